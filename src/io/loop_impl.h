@@ -1,0 +1,78 @@
+/*
+ * What a back end of io/loop.h implements. loop.c checks arguments and calls
+ * through this table; tasks and timers are the same for all back ends.
+ *
+ * A back end's own structs begin with these: loop, file, listener, conn.
+ */
+
+#ifndef IO_LOOP_IMPL_H
+#define IO_LOOP_IMPL_H
+
+#include "io/loop.h"
+
+struct loop_backend {
+    const char *name;
+    void (*run)(struct loop *l);
+    void (*stop)(struct loop *l);
+    void (*destroy)(struct loop *l);
+    void (*woken)(struct loop *l); /* a task or an earlier timer was added from the loop's own
+                                      thread: see to it that the loop turns */
+    uint64_t (*now)(struct loop *l);
+    uint64_t (*wall_ms)(struct loop *l);
+    void (*random)(struct loop *l, void *buf, size_t len);
+    void (*post)(struct loop *to, struct loop_msg *msg);
+
+    int (*file_open)(struct loop *l, const char *path, unsigned flags, struct loop_file **out);
+    void (*file_close)(struct loop_file *f);
+    uint64_t (*file_size)(const struct loop_file *f);
+    int (*file_resize)(struct loop_file *f, uint64_t size, bool reserve);
+    void (*readv)(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
+                  int iov_count, uint64_t offset);
+    void (*writev)(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
+                   int iov_count, uint64_t offset);
+    void (*flush)(struct loop *l, struct loop_op *op, struct loop_file *f);
+    int64_t (*read_now)(struct loop_file *f, void *buf, size_t len, uint64_t offset);
+    int64_t (*write_now)(struct loop_file *f, const void *buf, size_t len, uint64_t offset);
+    int (*flush_now)(struct loop_file *f);
+
+    int (*dir_create)(struct loop *l, const char *path);
+    int (*dir_sync)(struct loop *l, const char *path);
+    int (*dir_list)(struct loop *l, const char *path, void (*each)(void *arg, const char *name),
+                    void *arg);
+    int (*rename)(struct loop *l, const char *from, const char *to);
+    int (*unlink)(struct loop *l, const char *path);
+    int64_t (*disk_free)(struct loop *l, const char *path);
+
+    int (*listen)(struct loop *l, const struct loop_addr *addr, struct loop_listener **out,
+                  struct loop_addr *bound);
+    int (*listen_unix)(struct loop *l, const char *path, struct loop_listener **out);
+    void (*listener_close)(struct loop_listener *s);
+    void (*accept)(struct loop *l, struct loop_op *op, struct loop_listener *s);
+    void (*connect)(struct loop *l, struct loop_op *op, const struct loop_addr *addr);
+    void (*recv)(struct loop *l, struct loop_op *op, struct loop_conn *c, void *buf, size_t len);
+    void (*send)(struct loop *l, struct loop_op *op, struct loop_conn *c, const struct iovec *iov,
+                 int iov_count);
+    void (*conn_close)(struct loop_conn *c);
+    void (*conn_peer)(const struct loop_conn *c, struct loop_addr *out);
+    void (*conn_move)(struct loop_conn *c, struct loop *to);
+};
+
+struct loop {
+    const struct loop_backend *backend;
+    struct runq runq;
+    struct heap timers; /* struct loop_timer.node, keyed by loop_now() */
+};
+
+struct loop_file {
+    struct loop *loop;
+};
+
+struct loop_listener {
+    struct loop *loop;
+};
+
+struct loop_conn {
+    struct loop *loop;
+};
+
+#endif /* IO_LOOP_IMPL_H */

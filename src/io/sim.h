@@ -1,0 +1,87 @@
+/*
+ * The simulated world behind loop_sim.c: virtual time, hosts, disks and a
+ * network, all in one thread, all from one seed. The same seed gives the same
+ * run, to the byte; sim_trace_hash() proves it.
+ *
+ * A host is a machine: a clock (with a rate error and an offset), a disk with a
+ * namespace of files, and one process at a time that owns any number of loops.
+ *
+ * Fault model, per component:
+ *   disk     a write goes to a volatile cache and is durable after a flush that began after it was
+ * done. Power loss keeps, per 4 KiB page of unflushed or unfinished writes: nothing, all, or a torn
+ * mix of 512-byte sectors, and pages in any order. A crash of the process keeps what was done and
+ * any part of what was in flight. Renames and unlinks not yet dir-synced may be undone by power
+ * loss. EIO on the n-th call, flipped bits, slow or stuck I/O, no space: on request. network  per
+ * connection an ordered byte stream with random delay, cut at random byte positions; a connection
+ * breaks (reset) on crash; a partition (per direction) stalls bytes silently until healed or until
+ * the owner gives up; connecting to a host with no listener is refused, to one cut off hangs.
+ *   process  crash (memory gone), pause (all its loops stop for a while).
+ *   clock    rate within +-1 %.
+ */
+
+#ifndef IO_SIM_H
+#define IO_SIM_H
+
+#include "base/prng.h"
+#include "io/loop.h"
+
+struct sim;
+struct sim_host;
+
+struct sim_config {
+    uint64_t seed;
+    uint64_t disk_ns_min, disk_ns_max; /* latency of a disk op; 0: 20 us .. 300 us */
+    uint64_t net_ns_min, net_ns_max;   /* delay of a send; 0: 20 us .. 1 ms */
+    uint64_t host_disk_bytes;          /* -ENOSPC beyond; 0: no limit */
+};
+
+struct sim *sim_create(const struct sim_config *config);
+void sim_destroy(struct sim *s); /* every loop must be dead or destroyed */
+
+struct sim_host *sim_host_create(struct sim *s,
+                                 uint32_t number); /* address: ip = number, any port */
+void sim_host_addr(const struct sim_host *h, uint16_t port, struct loop_addr *out);
+
+/* A loop of the host's process. All its loop.h calls then work in virtual time. */
+struct loop *sim_loop_create(struct sim_host *h);
+
+/* Advance virtual time, running every event and task, until `ns` since the start; false if nothing
+ * is left to happen. */
+bool sim_run_until(struct sim *s, uint64_t ns);
+bool sim_run_until_true(struct sim *s, bool (*cond)(void *arg), void *arg, uint64_t limit_ns);
+uint64_t sim_now(const struct sim *s); /* true time, ns since the start */
+struct prng *sim_prng(struct sim *s);  /* for the generator of the test itself */
+
+/*
+ * Kill the host's process, with or without power loss. Its loops are dead: they call
+ * nobody any more, ops in flight never come back, and loop.h calls on them do nothing.
+ * The owner then frees its components and loop_destroy()s the loops; then it may create loops
+ * again.
+ */
+void sim_host_crash(struct sim_host *h, bool power_loss);
+void sim_host_pause(struct sim_host *h, uint64_t ns);
+bool sim_loop_is_dead(const struct loop *l);
+
+/* Network: cut or heal one direction. */
+void sim_net_cut(struct sim *s, uint32_t from, uint32_t to, bool cut);
+void sim_net_heal_all(struct sim *s);
+void sim_net_set_slow(struct sim *s, uint32_t num, uint32_t den,
+                      uint64_t ns_max); /* num/den of sends are delayed up to ns_max */
+
+/* Disk: faults by path prefix, "" = every file of the host. `after`: number of calls that still
+ * succeed. */
+enum sim_disk_op { SIM_DISK_READ, SIM_DISK_WRITE, SIM_DISK_FLUSH };
+void sim_disk_fail(struct sim_host *h, const char *prefix, enum sim_disk_op op, uint64_t after,
+                   int error, bool once);
+void sim_disk_clear_faults(struct sim_host *h);
+void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t ns_max);
+/* Flip a bit of the durable content; -ENOENT, -ERANGE. */
+int sim_disk_flip(struct sim_host *h, const char *path, uint64_t bit);
+int sim_disk_peek(struct sim_host *h, const char *path, uint64_t offset, void *buf, size_t len);
+
+/* A running hash over every event: (time, kind, who, how much). sim_trace_note() mixes in what a
+ * test observes. */
+uint64_t sim_trace_hash(const struct sim *s);
+void sim_trace_note(struct sim *s, uint64_t value);
+
+#endif /* IO_SIM_H */

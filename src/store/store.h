@@ -1,0 +1,231 @@
+/*
+ * Versioned objects on one device (DESIGN.md section 8; format and crash argument:
+ * store/README.md).
+ *
+ * Promises
+ *   - A write whose done() said 0 survives any crash; so do all earlier writes to the same object.
+ *   - Writes to one object take effect, and are answered, in the order of their submission. At a
+ * crash each object holds the state after some submitted write that is at or after the last
+ * answered one; never a mixture, never garbage.
+ *   - A read of a block that does not match its checksum is -EBADMSG, never wrong data.
+ *   - -ENOSPC comes before anything has changed. -EIO on write or flush fails the store for good
+ * (`failed`): every op ends with -EIO.
+ *
+ * The index is updated when a write is *submitted*: look-ups and listings show it at once, answered
+ * or not. A read sees submitted writes only once their data is on the device; the OSD does not read
+ * a range with a write in flight (R7).
+ *
+ * Threading: one loop. Memory: ops and what they point to are the caller's until done(). Nothing
+ * allocates on the I/O path beyond the index's own growth.
+ */
+
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include "base/hash.h"
+#include "io/loop.h"
+
+struct store;
+
+enum {
+    STORE_BLOCK = 4096,
+    STORE_OBJECT_MAX = 1 << 20,
+    STORE_BLOCKS_MAX = STORE_OBJECT_MAX / STORE_BLOCK, /* 256 */
+    STORE_WRITES_MAX = 1024,                           /* in flight; more wait inside, in order */
+};
+
+struct store_id {
+    uint64_t image;
+    uint64_t object;
+};
+
+/* ---- Format and open ---- */
+
+struct store_format {
+    uint8_t cluster[16];
+    uint8_t uuid[16];     /* of this store */
+    uint32_t osd;         /* its id in the cluster */
+    uint64_t size;        /* of the file or device; at least 64 MiB */
+    uint32_t object_size; /* the largest object to expect; sizes the ring with `size` */
+};
+
+/* Blocking. Writes superblocks and an empty ring. -EEXIST if there is a Skerry store already and
+ * !force. */
+int store_format(struct loop *loop, const char *path, const struct store_format *f, bool force);
+
+/* Blocking. What a path holds, without opening it. -EINVAL: no Skerry store. -ENOTSUP: made by a
+ * newer version. */
+int store_probe(struct loop *loop, const char *path, struct store_format *out);
+
+struct store_config {
+    struct loop *loop;
+    const char *path;
+    uint8_t cluster[16]; /* must be its own: -EPERM ("belongs to another cluster") */
+    uint32_t osd;        /* must match: -EPERM */
+    void (*failed)(void *arg, int error, const char *what); /* once, when the device failed */
+    void *arg;
+};
+
+struct store_open {
+    struct store_config config;
+    void (*done)(struct store_open *o);
+    /* Valid in done(). */
+    int result;      /* -EBADMSG: the ring is corrupt (S12): it must not join as a member of S */
+    char error[160]; /* a sentence */
+    struct store *store;
+    uint32_t incarnation; /* boot number, durable before done(): 1 after format, then 2, … */
+    void *priv;
+};
+
+/* Locks, raises the boot number, reads the ring, writes the start block (S3). */
+void store_open_start(struct store_open *o);
+
+/* Free the memory; its loop has stopped or is dead, or nothing is in flight. */
+void store_close(struct store *s);
+
+/* ---- Writes ---- */
+
+enum store_write_kind {
+    STORE_WRITE = 1, /* data for whole blocks */
+    STORE_ZERO,      /* blocks of the range become holes */
+    STORE_DELETE,    /* the object becomes a tombstone of this version; its dedup records stay */
+    STORE_REPLACE,   /* the object becomes exactly this: recovery's copy; version may be lower;
+                        tombstone if `deleted` */
+    STORE_DEDUP,     /* only adds dedup records; version and data of the object stay (version field
+                        ignored) */
+    STORE_PURGE,     /* forget the object, its tombstone and its dedup records */
+};
+
+/* R10: client's request `seq` was executed as `version` on this object. */
+struct store_dedup {
+    uint64_t client, seq, version;
+};
+
+struct store_write {
+    /* Set by the caller. */
+    enum store_write_kind kind;
+    struct store_id id;
+    uint64_t pg;
+    uint64_t version;
+    uint32_t offset, len; /* WRITE, ZERO: multiples of STORE_BLOCK */
+    const void
+        *data; /* page-aligned. WRITE: len bytes. REPLACE: the blocks of `present`, in order */
+    const uint32_t *crcs; /* crc32c_block() of each block of data; trusted: whoever got the data has
+                             verified it */
+    uint64_t present[STORE_BLOCKS_MAX / 64]; /* REPLACE: which blocks there are */
+    bool deleted;                            /* REPLACE */
+    uint64_t client, seq; /* WRITE, ZERO, DELETE: dedup record stored with it; client 0: none */
+    const struct store_dedup
+        *dedups; /* REPLACE: its records above dedup_above become these. DEDUP: added */
+    uint32_t dedups_count;
+    uint64_t dedup_above; /* REPLACE: own records with a version above this are dropped first */
+    void (*done)(struct store_write *w);
+
+    int result; /* valid in done() */
+
+    /* Private. */
+    struct store *store;
+    struct list link;
+    struct task task;
+    struct loop_op data_op;
+    struct iovec iov[STORE_BLOCKS_MAX];
+    uint64_t record_seq;
+    uint64_t block_seq;
+    uint32_t state;
+    uint32_t data_ops_left;
+    uint32_t slots_count;
+    uint32_t slots[STORE_BLOCKS_MAX];
+    void *object;
+    void *priv;
+};
+
+void store_write_start(struct store *s, struct store_write *w);
+
+/* ---- Reads ---- */
+
+struct store_read {
+    struct store_id id;
+    uint32_t offset, len; /* multiples of STORE_BLOCK */
+    void *buf;            /* page-aligned, len bytes; holes are zeroed */
+    uint32_t *crcs; /* room for one per block; holes: crc32c_block() of zeros (optional: NULL) */
+    void (*done)(struct store_read *r);
+
+    int result;         /* 0, -ENOENT (no such object: buf is zeroed too), -EBADMSG, -EIO */
+    uint64_t version;   /* of the object when the read was started; 0 if there is none */
+    uint32_t bad_block; /* with -EBADMSG */
+
+    struct store *store;
+    struct list link;
+    struct task task;
+    void *object;
+    uint32_t ops_left;
+    uint32_t state;
+    uint32_t slots_count;
+    uint32_t slots[STORE_BLOCKS_MAX];
+    void *priv;
+};
+
+void store_read_start(struct store *s, struct store_read *r);
+
+/* ---- Looking at the index: immediate ---- */
+
+struct store_object {
+    struct store_id id;
+    uint64_t pg;
+    uint64_t version;
+    bool deleted; /* a tombstone */
+    uint64_t present[STORE_BLOCKS_MAX / 64];
+};
+
+/* False: never heard of. */
+bool store_lookup(struct store *s, const struct store_id *id, struct store_object *out);
+
+/* The crc of one present block. */
+bool store_block_crc(struct store *s, const struct store_id *id, uint32_t block, uint32_t *crc);
+
+/*
+ * Objects of `pg` with version > above, in an order that is stable while the cursor lives
+ * (new objects may be missed or seen). Start with a zeroed cursor. Returns how many were
+ * put into out; 0: the end. Also lists objects that have only dedup records (version 0).
+ */
+struct store_cursor {
+    uint64_t pg;
+    uint64_t position[2];
+    bool started;
+};
+uint32_t store_list(struct store *s, uint64_t pg, uint64_t above, struct store_cursor *cursor,
+                    struct store_object *out, uint32_t out_max);
+
+/* Dedup records of one object with version > above; returns how many there are, fills at most
+ * out_max. */
+uint32_t store_dedup_list(struct store *s, const struct store_id *id, uint64_t above,
+                          struct store_dedup *out, uint32_t out_max);
+
+/* R10: was (client, seq) executed in this PG? */
+bool store_dedup_find(struct store *s, uint64_t pg, uint64_t client, uint64_t seq,
+                      uint64_t *version);
+
+/* Records of `client` in `pg` with seq < floor are no longer needed (floor UINT64_MAX: the client
+ * is gone). In memory; carried no further by cleaning. */
+void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor);
+
+/* R8: tombstones of `pg` with version <= floor may be forgotten. Bounded work per call; call it
+ * again now and then. */
+void store_trim(struct store *s, uint64_t pg, uint64_t floor);
+
+struct store_status {
+    uint64_t size_bytes, data_bytes, used_bytes,
+        free_bytes; /* slots; used includes what waits to be reusable */
+    uint64_t ring_blocks, ring_used_blocks;
+    uint64_t objects, tombstones, dedups;
+    uint64_t writes_total, reads_total, blocks_total, cleaned_total, flushes_total,
+        crc_errors_total;
+    uint64_t index_bytes;
+    bool failed;
+};
+void store_status(struct store *s, struct store_status *out);
+
+/* Blocks in use by one image (exact). */
+uint64_t store_image_blocks(struct store *s, uint64_t image);
+
+#endif /* STORE_STORE_H */
