@@ -16,6 +16,7 @@ struct pool {
     size_t item_size;
     uint32_t count;
     uint32_t used;
+    uint32_t fresh; /* items from here on were never handed out: their memory is untouched */
 };
 
 /* `align` a power of two; memory is not touched before use. Aborts when the machine has no memory
