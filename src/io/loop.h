@@ -45,9 +45,13 @@ void loop_run(struct loop *l);
 void loop_stop(struct loop *l);
 
 /*
- * After loop_run() returned: end what the kernel still holds, run nobody's
- * done(), free the loop and its handles. Owners free their own memory after this.
+ * After loop_run() returned: end what the kernel still holds. The loop is dead then: it calls
+ * nobody any more, ops in flight never come back, and loop.h calls on it and its handles do
+ * nothing (those that answer, answer -ECANCELED). So owners free their components in any order.
  */
+void loop_halt(struct loop *l);
+
+/* loop_halt() if that was not done yet, then free the loop and its handles. */
 void loop_destroy(struct loop *l);
 
 /* ---- Tasks, time, randomness ---- */

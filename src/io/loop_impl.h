@@ -14,9 +14,10 @@ struct loop_backend {
     const char *name;
     void (*run)(struct loop *l);
     void (*stop)(struct loop *l);
-    void (*destroy)(struct loop *l);
-    void (*woken)(struct loop *l); /* a task or an earlier timer was added from the loop's own
-                                      thread: see to it that the loop turns */
+    void (*halt)(struct loop *l);    /* end what the kernel holds; NULL: nothing to do. Once. */
+    void (*destroy)(struct loop *l); /* after halt: free the loop and its handles */
+    void (*woken)(struct loop *l);   /* a task or an earlier timer was added from the loop's own
+                                        thread: see to it that the loop turns */
     uint64_t (*now)(struct loop *l);
     uint64_t (*wall_ms)(struct loop *l);
     void (*random)(struct loop *l, void *buf, size_t len);
@@ -61,7 +62,30 @@ struct loop {
     const struct loop_backend *backend;
     struct runq runq;
     struct heap timers; /* struct loop_timer.node, keyed by loop_now() */
+    bool dead;          /* calls nobody any more; loop.c lets no call through to the back end */
 };
+
+/* For back ends: what is the same in all of them. */
+
+void loop_base_init(struct loop *l, const struct loop_backend *backend);
+void loop_base_deinit(struct loop *l);
+
+/* The loop is dead from here on: it forgets its tasks and timers, so that their owners may free
+ * them in any order. */
+void loop_base_kill(struct loop *l);
+
+/* When the next timer is due; UINT64_MAX: there is none. */
+uint64_t loop_timers_next(const struct loop *l);
+
+/* Fire what is due at `now`; a timer started meanwhile waits for the next call. */
+void loop_timers_fire(struct loop *l, uint64_t now);
+
+/*
+ * The single-buffer calls are the vectored ones with an iovec that loop.c keeps in priv[8..9]:
+ * priv[0..7] are the back end's.
+ */
+enum { LOOP_PRIV_IOV = 8 };
+static_assert(sizeof(struct iovec) == 2 * sizeof(uint64_t), "an iovec fits into two words");
 
 struct loop_file {
     struct loop *loop;
