@@ -57,11 +57,15 @@ struct client_op {
     int result;
 
     /* Private. */
-    struct list link;
+    struct client *client;
+    struct list link;       /* on a queue, until it is cut */
+    struct list open_link;  /* on the client's list of ops that are not done */
+    struct list image_link; /* writes and flushes: on the image's list, in order of start */
     struct task task;
     uint32_t parts_left;
     uint64_t cut; /* bytes already given to parts */
     uint32_t state;
+    uint64_t order; /* among the ops of its image */
     uint64_t started_ns;
 };
 
@@ -72,6 +76,8 @@ struct client_status {
     uint64_t ops_total, parts_total, retries_total;
     uint64_t stall_ns_max; /* longest op since the last call */
     uint32_t ops_in_flight, parts_in_flight;
+    uint64_t crc_errors_total; /* answers to reads that did not match their checksums */
+    uint64_t fenced_total;     /* times this client lost its id */
 };
 void client_status(struct client *c, struct client_status *out);
 
