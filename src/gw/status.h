@@ -1,0 +1,64 @@
+/*
+ * The state of the cluster in words: may clients write, and would it survive another failure?
+ *
+ * A pure function of what one node knows: its map, its view of Raft, which nodes it believes to be
+ * up, and what its own OSDs say. No clock, no I/O.
+ *
+ *   whole     a PG that is active and whose in-sync set S is as large as the pool wants, all up
+ *   degraded  active, but not whole: a copy is missing or being made
+ *   blocked   not serving writes: not active, its primary is down, or fewer than min_size of S up
+ *
+ * Writable: Raft has a leader, there is a PG, and none is blocked.
+ * Survives another failure: writable, and whichever one node goes next, every PG keeps min_size
+ * of S and Raft a majority of its voters.
+ */
+
+#ifndef GW_STATUS_H
+#define GW_STATUS_H
+
+#include <jansson.h>
+
+#include "meta/meta.h"
+
+enum { STATUS_CHECKS_MAX = 16, STATUS_TEXT_MAX = 256 };
+
+enum status_severity { STATUS_OK, STATUS_WARN, STATUS_ERROR };
+
+struct status_check {
+    const char *code; /* UPPER_SNAKE, stable */
+    enum status_severity severity;
+    char message[STATUS_TEXT_MAX];
+    char action[STATUS_TEXT_MAX];
+};
+
+struct status_input {
+    const struct map *map;
+    const struct raft_core_status *raft;
+    bool (*node_is_up)(void *arg, uint32_t node);
+    void *arg;
+    uint64_t recovery_objects_left; /* of the OSDs of this node */
+};
+
+struct status_report {
+    enum status_severity health;
+    bool writable;
+    char writable_why[STATUS_TEXT_MAX];
+    bool survives;
+    char survives_why[STATUS_TEXT_MAX];
+    uint32_t nodes, nodes_up, osds, osds_up, voters, voters_up;
+    uint32_t pgs, pgs_active, pgs_whole, pgs_degraded, pgs_blocked;
+    uint64_t size_bytes, recovery_objects_left;
+    uint32_t checks_count;
+    struct status_check checks[STATUS_CHECKS_MAX];
+};
+
+void status_make(const struct status_input *in, struct status_report *out);
+
+const char *status_severity_name(enum status_severity severity);
+bool status_osd_is_up(const struct map_osd *o);
+
+enum status_pg { STATUS_PG_WHOLE, STATUS_PG_DEGRADED, STATUS_PG_BLOCKED };
+enum status_pg status_of_pg(const struct map *m, const struct map_pool *pool,
+                            const struct map_pg *pg);
+
+#endif /* GW_STATUS_H */
