@@ -37,10 +37,10 @@ enum { LOOP_IOV_MAX = 1024 };
 /* ---- Running ---- */
 
 /* A loop over io_uring for the calling process; it runs on the thread that calls loop_run().
- * `entries`: ops in the kernel at once. */
+ * `entries`: file ops in the kernel at once. */
 int loop_uring_create(struct loop **out, uint32_t entries);
 
-/* Run until loop_stop(). Ops in flight stay in flight. */
+/* Run until loop_stop(). Ops in flight stay in flight. Always on the same thread. */
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l);
 
