@@ -10,13 +10,18 @@
  * Delivery: a call is sent at most once per rpc_call_start(). It ends exactly once: with the
  * answer's status, with -EPIPE when the connection was lost or could not be made (the request may
  * or may not have been executed), with -ECONNREFUSED when the peer's machine answered that nobody
- * listens (it certainly was not executed), or with -ETIMEDOUT at its deadline. An answer after that
- * is dropped. There is no order between calls, not even on one connection: whoever needs order says
- * so in the message.
+ * listens (it certainly was not executed), with -EACCES or -EPROTONOSUPPORT when the handshake was
+ * refused (another cluster or secret; no version in common; a log line says which, nothing was
+ * executed), with -EBUSY when too many calls to that peer are in flight, or with -ETIMEDOUT at its
+ * deadline. An answer after that is dropped. There is no order between calls, not even on one
+ * connection: whoever needs order says so in the message.
+ *
+ * done() comes later than the deadline or the cancel only while the socket, or the other loop of an
+ * in-process call, still works on the call's memory: net/README.md says how long that can be.
  *
  * Memory: a call and all it points to are the caller's until done(). A request is the net's until
- * rpc_reply's own done(). Limits: NET_BODY_MAX, NET_DATA_MAX, requests in flight per connection
- * (the rest waits in the socket), calls per peer (-EBUSY).
+ * its replied(). Limits: NET_BODY_MAX, NET_DATA_MAX, requests in flight per connection and in all
+ * (the rest waits in the socket), calls per peer (-EBUSY), connections per net.
  *
  * Wire format: net/README.md and net/frame.h.
  */
@@ -82,15 +87,19 @@ struct net_config {
     /* Called on this loop for each request that came whole and intact. */
     void (*handle)(void *arg, struct rpc_request *req);
 
-    /* Optional: a connection of ours to `peer` came up or was lost (why: -EPIPE, -ECONNREFUSED,
-     * -ETIMEDOUT). Records and wakes. */
+    /*
+     * Optional: a connection of ours to `peer` came up, or was lost (why: -EPIPE, or -ETIMEDOUT
+     * after 3 s of silence), or an attempt to make one failed (-ECONNREFUSED: nobody listens;
+     * -ETIMEDOUT; -EPIPE, -EACCES, -EPROTONOSUPPORT: no handshake). `incarnation`: the last one
+     * heard from that endpoint, 0 if none. Records and wakes.
+     */
     void (*peer_up)(void *arg, net_endpoint peer, uint32_t incarnation);
     void (*peer_lost)(void *arg, net_endpoint peer, uint32_t incarnation, int why);
     void *arg;
 };
 
 int net_create(const struct net_config *config, struct net **out);
-void net_destroy(struct net *n); /* its loop has stopped or is dead */
+void net_destroy(struct net *n); /* its loop is dead, and so are those linked with it */
 
 /* The incarnation of this endpoint, once it is known (an OSD learns its own when it has opened its
  * store). */
@@ -147,11 +156,17 @@ struct rpc_call {
     struct task task;
     struct loop_msg msg;
     struct net *net;
+    struct net *lent_to; /* in-process: the net that serves it */
     void *peer;
+    void *conn;
     uint8_t header[80];
     uint64_t id;
     uint32_t state;
     uint32_t flags;
+    uint32_t from_incarnation;
+    int end_status;
+    bool oneway;
+    bool lent_answered;
 };
 
 void rpc_call_start(struct net *n, struct rpc_call *c);
@@ -232,6 +247,6 @@ int net_acceptor_create(const struct net_acceptor_config *config, struct loop_ad
                         struct net_acceptor **out);
 /* Close the listener: from now on connections are refused (a node does this last; R7). */
 void net_acceptor_close_listener(struct net_acceptor *a);
-void net_acceptor_destroy(struct net_acceptor *a); /* its loop has stopped or is dead */
+void net_acceptor_destroy(struct net_acceptor *a); /* its loop is dead, those routed to as well */
 
 #endif /* NET_RPC_H */
