@@ -216,7 +216,7 @@ void osd_pg_shrink(struct osd_pg *pg, const uint32_t *out, uint32_t out_count)
 
 /* Deposed, or not activated any more: nothing of this reign is answered with success from here on.
  */
-static void pg_reset(struct osd_pg *pg)
+void osd_pg_reset(struct osd_pg *pg)
 {
     osd_lease_release(pg);
     pg->acting = false;
