@@ -30,7 +30,8 @@ enum meta_kind {
     META_IMAGE_DELETE,  /* image by name */
     META_CLIENT_ADD,    /* node (0: none), join_id -> id */
     META_CLIENT_REMOVE, /* client: becomes fenced */
-    META_STATE_HASH,    /* revision, hash: a replica that differs stops with evidence */
+    META_STATE_HASH,    /* revision (here: an index of the log), hash: a replica that differs stops
+                           with evidence */
     META_KIND_LAST = META_STATE_HASH
 };
 
@@ -81,7 +82,13 @@ struct meta_pg_target {
     uint32_t osds[META_REPLICAS_MAX];
 };
 
-enum { META_LIST_MAX = 1024 };
+enum {
+    META_LIST_MAX = 1024,
+    META_COMMAND_MAX = 192 << 10,   /* bytes of one encoded command; fits one entry */
+    META_COMMAND_ARENA = 160 << 10, /* room for what the largest decoded command points to */
+    META_RESULT_MAX = 256,          /* bytes of an encoded result */
+    META_BATCH_MAX = 512,           /* commands of one entry */
+};
 
 struct meta_command {
     enum meta_kind kind;
@@ -109,5 +116,38 @@ struct meta_result {
     uint64_t id;       /* of what was made */
     char message[160]; /* a sentence when code != 0 */
 };
+
+/* ---- Encoding (command.c): what travels to the leader and lies in the log ---- */
+
+/* Memory for what a decoded command points to; used anew for each. */
+struct meta_arena {
+    uint8_t *base; /* aligned to 8 */
+    size_t size, used;
+};
+
+struct pack;
+struct unpack;
+
+/* Appends {kind, version, args}. p->failed when there is no room. Lists longer than META_LIST_MAX
+ * are the caller's bug. */
+void meta_command_encode(struct pack *p, const struct meta_command *c);
+
+/*
+ * Reads one command. -EPROTO: not a command; -ENOTSUP: a kind or version this program does not
+ * know (out->kind is then as found). Strings and lists point into the arena; absent ones are ""
+ * and NULL.
+ */
+int meta_command_decode(struct unpack *u, struct meta_arena *arena, struct meta_command *out);
+
+/* An entry of the log: an array of commands, filled up with zero bytes to a multiple of 8. */
+void meta_entry_begin(struct pack *p);
+void meta_entry_end(struct pack *p, uint32_t count);
+
+void meta_result_encode(struct pack *p, const struct meta_result *r);
+int meta_result_decode(struct slice bytes, struct meta_result *out);
+void meta_result_set(struct meta_result *r, int code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+const char *meta_kind_name(enum meta_kind kind);
 
 #endif /* META_COMMAND_H */

@@ -11,6 +11,7 @@
 #define META_MAP_H
 
 #include "base/bytes.h"
+#include "base/list.h"
 #include "io/loop.h"
 
 enum {
@@ -96,6 +97,7 @@ struct map {
                              gone (fenced) */
     uint64_t image_last;  /* the same for images: gone means deleted */
     uint32_t default_replicas;
+    const uint64_t *images_by_name; /* ids of images[], by name */
 };
 
 const struct map_node *map_node(const struct map *m, uint32_t id);
@@ -117,12 +119,27 @@ uint64_t map_pg_of(const struct map_pool *p, uint64_t root, uint64_t object);
 struct map_feed {
     struct loop *loop;
     void (*on_map)(struct map_feed *f, const struct map *map);
+    /* Optional, after feed_remove(): nothing refers to the feed any more. On its loop. Without it,
+     * the feed must live as long as both loops do. */
+    void (*removed)(struct map_feed *f);
     /* Private. */
-    struct loop_msg msg_add, msg_map, msg_done;
+    struct loop_msg msg_add, msg_map, msg_done, msg_remove;
     struct list link;
     void *meta;
     void *pending, *current, *released;
-    bool busy;
+    bool busy, off, removing;
 };
+
+/* ---- Making maps: on one loop, the control loop of the process ---- */
+
+/*
+ * The map that follows `old` (NULL: nothing) by `rows` (meta/rows.h), at `revision`. Tables that no
+ * row touches are shared with `old`, the others are copied; so a map costs what changed. The new
+ * one has one reference. -EPROTO when the rows cannot be understood. Rows may repeat: the last of
+ * a key counts.
+ */
+int map_build(const struct map *old, struct slice rows, uint64_t revision, struct map **out);
+void map_ref(const struct map *m);
+void map_unref(const struct map *m);
 
 #endif /* META_MAP_H */
