@@ -362,7 +362,8 @@ static void uring_run(struct loop *base)
     struct uring_loop *l = uring_loop(base);
 
     if (l->must_enable) {
-        check(io_uring_enable_rings(&l->ring) == 0);
+        check(io_uring_register((unsigned)l->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) ==
+              0);
         l->must_enable = false;
     }
     l->thread = pthread_self();
