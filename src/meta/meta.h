@@ -18,6 +18,23 @@ enum {
     META_RPC_KIND_LAST = 149,
 };
 
+/*
+ * A contact is an address of which we do not know yet which node listens there: its endpoint is
+ * the control endpoint of whoever it is. A node's acceptor routes these, as its own id, to its
+ * control net.
+ */
+static inline net_endpoint meta_contact_endpoint(uint32_t place)
+{
+    return net_endpoint_make(NET_CONTROL, (1ull << 48) + place);
+}
+
+/* `node`: the id the acceptor's node has. */
+static inline bool meta_endpoint_is_control_of(net_endpoint e, uint32_t node)
+{
+    return net_endpoint_kind(e) == NET_CONTROL &&
+           (net_endpoint_id(e) == node || net_endpoint_id(e) >> 48 != 0);
+}
+
 /* ---- Access: the same for a gateway in a node and for a client process ---- */
 
 struct meta_call {
@@ -80,6 +97,23 @@ void meta_close(struct meta *m); /* its loop has stopped or is dead */
 
 struct meta_access *meta_access(struct meta *m);
 
+/*
+ * At each start of the node that began the cluster (node 1, after raft_core_bootstrap()): makes
+ * sure that CLUSTER_INIT and NODE_ADD of itself are in the log. Repeating it changes nothing.
+ * `fatal` if this is another cluster.
+ */
+void meta_init_cluster(struct meta *m, const uint8_t cluster[16], uint32_t replicas);
+
+/* The control net's peer_up and peer_lost must be passed on: a refused connection to a node is how
+ * the leader learns within milliseconds that its process is gone. */
+void meta_peer_up(struct meta *m, net_endpoint e, uint32_t incarnation);
+void meta_peer_lost(struct meta *m, net_endpoint e, uint32_t incarnation, int why);
+
+/* True once this start of the node is in the state; only then do its commands go out. */
+bool meta_is_registered(const struct meta *m);
+/* By what the leader last said. False too when no leader has been heard for a while. */
+bool meta_node_is_up(struct meta *m, uint32_t node);
+
 /* An rpc of kind META_RPC_KIND_* or RAFT_RPC_KIND_* came in on the control net. */
 void meta_handle(struct meta *m, struct rpc_request *req);
 
@@ -99,6 +133,18 @@ void meta_step_down(struct meta *m);
 
 /* The whole state as JSON text (malloc'd), table by table: `skerry meta dump`. */
 char *meta_dump_json(struct meta *m);
+
+/* For metrics and `skerry debug`. */
+struct meta_status {
+    uint64_t revision;
+    uint32_t leader;   /* 0: none known */
+    bool leading;      /* this node leads and runs the duties */
+    bool member;       /* the state is our own copy of the log, not another node's rows */
+    uint32_t calls;    /* commands waiting for their result here */
+    uint32_t watchers; /* requests for rows that wait here for news */
+    uint64_t entries_proposed, commands_applied, rows_sent;
+};
+void meta_status(struct meta *m, struct meta_status *out);
 
 /* ---- A client process: no raft, subscribes to any node ---- */
 
