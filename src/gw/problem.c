@@ -11,11 +11,12 @@ static const struct {
     unsigned http_status;
     int exit_code;
 } problem_kinds[PROBLEM_KIND_COUNT] = {
-    [PROBLEM_NONE] = {200, 0},    [PROBLEM_FAILED] = {500, 1},
-    [PROBLEM_USAGE] = {400, 2},   [PROBLEM_NOT_FOUND] = {404, 3},
-    [PROBLEM_EXISTS] = {409, 4},  [PROBLEM_NOT_PERMITTED] = {403, 5},
-    [PROBLEM_SAFETY] = {428, 6},  [PROBLEM_UNREACHABLE] = {503, 7},
-    [PROBLEM_PARTIAL] = {207, 8}, [PROBLEM_TIMED_OUT] = {504, 9},
+    [PROBLEM_NONE] = {200, 0},          [PROBLEM_FAILED] = {500, 1},
+    [PROBLEM_USAGE] = {400, 2},         [PROBLEM_NOT_FOUND] = {404, 3},
+    [PROBLEM_EXISTS] = {409, 4},        [PROBLEM_NOT_PERMITTED] = {403, 5},
+    [PROBLEM_SAFETY] = {428, 6},        [PROBLEM_UNREACHABLE] = {503, 7},
+    [PROBLEM_PARTIAL] = {207, 8},       [PROBLEM_TIMED_OUT] = {504, 9},
+    [PROBLEM_INTERRUPTED] = {499, 130},
 };
 
 static void problem_text(char *dst, const char *fmt, va_list args)

@@ -1,0 +1,102 @@
+#include "cli/cli.h"
+
+const struct cli_option cli_globals[] = {
+    {"--admin", "PATH", "the node's admin socket (else SKERRY_ADMIN, else the default path)"},
+    {"--dir", "DIR", "the node directory (default /var/lib/skerry)"},
+    {"-o", "table|json", "how to print: for people, or the API's JSON (else SKERRY_OUTPUT)"},
+    {"--help", NULL, "what the command does and takes"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option init_options[] = {
+    {"--name", "NAME", "the node's name (default: the host's)"},
+    {"--listen", "ADDR", "IP:PORT for the other nodes (default 127.0.0.1:7400)"},
+    {"--replicas", "N", "copies the default pool keeps, on as many hosts (default 3)"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option join_options[] = {
+    {"--name", "NAME", "the node's name (default: the host's)"},
+    {"--listen", "ADDR", "IP:PORT for the other nodes (default 127.0.0.1:7400)"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option node_options[] = {
+    {"--config", "FILE", "the node file (default /etc/skerry/node.conf, if it is there)"},
+    {"--listen", "ADDR", "IP:PORT for the other nodes (default: what init or join was told)"},
+    {"--nbd", "ADDR", "IP:PORT for NBD clients (default 127.0.0.1:10809), or `off`"},
+    {"--log", "LEVEL", "debug, info, warn or error (default info; else SKERRY_LOG)"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option demo_options[] = {
+    {"--nodes", "N", "how many nodes (default 3, at most 9)"},
+    {"--size", "SIZE", "of each node's sparse disk file (default 8G)"},
+    {"--keep-data", NULL, "leave the directory when the demo ends"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option disk_add_options[] = {
+    {"--size", "SIZE", "make the file, or make it as large; a device is used whole"},
+    {"--yes", NULL, "overwrite what the file or device holds"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option image_create_options[] = {
+    {"--pool", "POOL", "where its data is kept (default: default)"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option yes_options[] = {
+    {"--yes", NULL, "yes, destroy it"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option help_options[] = {
+    {"--reference", NULL, "every command, as Markdown"},
+    {NULL, NULL, NULL},
+};
+
+const struct cli_command cli_commands[] = {
+    {"demo", NULL, "", 0, 0, demo_options, "run a whole cluster on this machine",
+     "Starts N nodes on loopback with sparse files for disks, without root, prints what to try, "
+     "and stops them all on Ctrl-C. demo.json in its directory says where everything is and how "
+     "to start each node again by hand; a node that dies is never restarted.",
+     cli_demo},
+    {"init", NULL, "", 0, 0, init_options, "make a new cluster, with this node as its first",
+     "Writes the node directory and prints the token that lets other nodes join. Needs no "
+     "running node. Start it with `skerry node`.",
+     cli_init},
+    {"join", NULL, "TOKEN", 1, 1, join_options, "make this node a member of a cluster",
+     "Asks a node named in the token for a node number and writes the node directory. Start it "
+     "with `skerry node`.",
+     cli_join},
+    {"node", NULL, "", 0, 0, node_options, "run the node, in the foreground",
+     "SIGTERM or SIGINT stops it in order, within 10 s; a second one at once.", cli_node},
+    {"status", NULL, "", 0, 0, NULL, "is it writable, and does it survive another failure?", NULL,
+     cli_status},
+    {"token", "show", "", 0, 0, NULL, "print this cluster's join token again",
+     "Reads the node directory. Whoever has the token can join: keep it as a password.",
+     cli_token_show},
+    {"disk", "add", "PATH", 1, 1, disk_add_options,
+     "make a device or file a data disk of this node",
+     "A file is reserved in full at once. What holds data is refused without --yes; a disk of "
+     "this cluster is taken back as the OSD it was.",
+     cli_disk_add},
+    {"osd", "list", "", 0, 0, NULL, "the data disks of the cluster", NULL, cli_osd_list},
+    {"pool", "list", "", 0, 0, NULL, "the pools", NULL, cli_pool_list},
+    {"pool", "show", "NAME", 1, 1, NULL, "one pool, and what its numbers mean", NULL,
+     cli_pool_show},
+    {"image", "create", "NAME SIZE", 2, 2, image_create_options, "make a block device",
+     "It is thin: space is taken when it is written.", cli_image_create},
+    {"image", "list", "", 0, 0, NULL, "the images", NULL, cli_image_list},
+    {"image", "show", "NAME", 1, 1, NULL, "one image", NULL, cli_image_show},
+    {"image", "delete", "NAME", 1, 1, yes_options, "delete an image and its data",
+     "Refused without --yes.", cli_image_delete},
+    {"meta", "dump", "", 0, 0, NULL, "the replicated cluster state, table by table, as JSON", NULL,
+     cli_meta_dump},
+    {"version", NULL, "", 0, 0, NULL, "print the version", NULL, cli_version},
+    {"help", NULL, "[COMMAND [VERB]]", 0, 2, help_options, "this, or more on one command", NULL,
+     cli_help},
+    {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL, NULL},
+};

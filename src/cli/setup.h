@@ -1,0 +1,30 @@
+/* Making a node directory: what init, join and the demo have in common. All: 0, or -1 with the
+ * problem filled in. */
+
+#ifndef CLI_SETUP_H
+#define CLI_SETUP_H
+
+#include "cli/cli.h"
+#include "cli/nodedir.h"
+
+/* name NULL: the host's. listen NULL: 127.0.0.1:7400; port 0: a free one, which is kept. */
+int setup_init(const char *dir, const char *name, const char *listen, uint32_t replicas,
+               struct identity *id, struct problem *p);
+int setup_join(const char *dir, const char *token, const char *name, const char *listen,
+               struct identity *id, struct problem *p);
+
+/* A port that nobody has now on this address. */
+int setup_free_port(struct loop_addr *addr, struct problem *p);
+
+/* 0, or -errno that listening there would meet (-EADDRINUSE). */
+int setup_probe_port(const struct loop_addr *addr);
+
+int setup_parse_addr(const char *text, const char *what, struct loop_addr *out, struct problem *p);
+
+/* A warning on stderr when `addr` is not loopback. */
+void setup_warn_open(const char *what, const struct loop_addr *addr);
+
+/* Why a loop could not be made. */
+int setup_no_loop(int error, struct problem *p);
+
+#endif /* CLI_SETUP_H */
