@@ -224,6 +224,7 @@ static void part_send(struct client_part *p)
         never("a flush has no parts");
     }
     p->call_is_done = false;
+    loop_timer_stop(c->loop, &p->timer);
     part_move(p, CLIENT_PART_SENT);
     rpc_call_start(c->config.net, call);
 }
