@@ -27,8 +27,8 @@ void log_set(struct log_sink *sink, enum log_level level, const char *node)
 {
     log_state.sink = sink;
     log_state.level = level;
-    if (node == NULL || node[0] == '\0' || !str_copy(log_state.node, sizeof(log_state.node), node))
-        log_state.node[0] = '-', log_state.node[1] = '\0';
+    if (node == NULL || !str_copy(log_state.node, sizeof(log_state.node), node) || node[0] == '\0')
+        str_copy(log_state.node, sizeof(log_state.node), "-");
 }
 
 bool log_enabled(enum log_level level)
