@@ -49,8 +49,9 @@ struct loop *sim_loop_create(struct sim_host *h);
  * is left to happen. */
 bool sim_run_until(struct sim *s, uint64_t ns);
 bool sim_run_until_true(struct sim *s, bool (*cond)(void *arg), void *arg, uint64_t limit_ns);
-uint64_t sim_now(const struct sim *s); /* true time, ns since the start */
-struct prng *sim_prng(struct sim *s);  /* for the generator of the test itself */
+uint64_t sim_now(const struct sim *s);          /* true time, ns since the start */
+struct prng *sim_prng(struct sim *s);           /* for the generator of the test itself */
+uint64_t sim_events_count(const struct sim *s); /* that have happened */
 
 /*
  * Kill the host's process, with or without power loss. Its loops are dead: they call
@@ -61,6 +62,10 @@ struct prng *sim_prng(struct sim *s);  /* for the generator of the test itself *
 void sim_host_crash(struct sim_host *h, bool power_loss);
 void sim_host_pause(struct sim_host *h, uint64_t ns);
 bool sim_loop_is_dead(const struct loop *l);
+
+/* loop_stop() was called: the loop turns no more. The test then does what the end of the process
+ * would: crash the host, or halt the loop. */
+bool sim_loop_is_stopped(const struct loop *l);
 
 /* Network: cut or heal one direction. */
 void sim_net_cut(struct sim *s, uint32_t from, uint32_t to, bool cut);
@@ -77,6 +82,7 @@ void sim_disk_clear_faults(struct sim_host *h);
 void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t ns_max);
 /* Flip a bit of the durable content; -ENOENT, -ERANGE. */
 int sim_disk_flip(struct sim_host *h, const char *path, uint64_t bit);
+/* What a read would find now: 0, -ENOENT, -ERANGE. */
 int sim_disk_peek(struct sim_host *h, const char *path, uint64_t offset, void *buf, size_t len);
 
 /* A running hash over every event: (time, kind, who, how much). sim_trace_note() mixes in what a
