@@ -71,10 +71,6 @@ static int node_prepare(struct node *n, const struct cli *c, struct problem *p)
         node_conf_complete(&n->conf, &n->identity, p) < 0)
         return -1;
 
-    /* NBD is opened only when the cluster knows of this start, which may take long: ask now. */
-    int result = n->conf.nbd_off ? 0 : setup_probe_port(&n->conf.nbd);
-    if (result < 0)
-        return node_nbd_cannot_listen(n, result, p);
     char addr[LOOP_ADDR_STR];
     loop_addr_format(&n->conf.nbd, addr, sizeof(addr));
     snprintf(n->nbd_url, sizeof(n->nbd_url), "nbd://%s", addr);
@@ -156,17 +152,12 @@ static void node_arm_end(const sigset_t *set)
     alarm(NODE_STOP_S);
 }
 
-/* True: an orderly stop is wanted. False: `ready` was posted (if it is not NULL). */
-static bool node_wait_signal(const sigset_t *set, sem_t *ready)
+static void node_wait_signal(const sigset_t *set)
 {
-    for (;;) {
-        struct timespec tick = {.tv_nsec = 20 * 1000000L};
-        int sig = ready != NULL ? sigtimedwait(set, NULL, &tick) : sigwaitinfo(set, NULL);
-        if (sig == SIGTERM || sig == SIGINT)
-            return true;
-        if (ready != NULL && sem_trywait(ready) == 0)
-            return false;
-    }
+    int sig;
+    do
+        sig = sigwaitinfo(set, NULL);
+    while (sig != SIGTERM && sig != SIGINT);
 }
 
 /* ---- Start and stop ---- */
@@ -177,23 +168,6 @@ static int node_start_threads(struct node *n, struct problem *p)
     if (result == 0)
         result = node_thread_start(&n->gateway, 1024, "gateway");
     return result < 0 ? setup_no_loop(result, p) : 0;
-}
-
-/* What tells the cluster of itself only once this start is registered. */
-static int node_start_serving(struct node *n, struct problem *p)
-{
-    const struct meta_result *r = &n->registration.result;
-    if (r->code != 0) {
-        problem_set(p, PROBLEM_NOT_PERMITTED, "refused", "the cluster refuses this node");
-        problem_why(p, "%s", r->message[0] != '\0' ? r->message : strerror(-r->code));
-        problem_action(p, "a node that was copied or restored from a backup must join anew");
-        return -1;
-    }
-    if (node_gateway_start(n, p) < 0 || node_write_ports(n, p) < 0 || node_osds_start_all(n, p) < 0)
-        return -1;
-    log_info("node", "ready node=%u incarnation=%u", n->identity.node, n->incarnation);
-    node_notify("READY=1");
-    return 0;
 }
 
 static int refuse_on_control(void *arg)
@@ -260,13 +234,12 @@ static void node_free(struct node *n)
 static int node_run(struct node *n, const sigset_t *set, struct problem *p)
 {
     if (node_start_threads(n, p) < 0 || node_control_start(n, p) < 0 ||
-        node_admin_start(n, p) < 0 || node_write_ports(n, p) < 0 || node_register_start(n) < 0)
+        node_gateway_start(n, p) < 0 || node_osds_start_all(n, p) < 0 ||
+        node_admin_start(n, p) < 0 || node_write_ports(n, p) < 0)
         return -1;
-    if (node_wait_signal(set, &n->registered))
-        return 0;
-    if (node_start_serving(n, p) < 0)
-        return -1;
-    node_wait_signal(set, NULL);
+    log_info("node", "ready node=%u incarnation=%u", n->identity.node, n->incarnation);
+    node_notify("READY=1");
+    node_wait_signal(set);
     return 0;
 }
 

@@ -26,64 +26,34 @@ static void control_handle(void *arg, struct rpc_request *req)
         rpc_reply_status(req, -EAGAIN);
 }
 
-static struct node_peer *control_peer(struct node *n, net_endpoint e)
-{
-    if (net_endpoint_kind(e) != NET_CONTROL)
-        return NULL;
-    for (uint32_t i = 0; i < n->peers_count; i++)
-        if (n->peers[i].node == net_endpoint_id(e))
-            return &n->peers[i];
-    return NULL;
-}
-
 static void control_peer_up(void *arg, net_endpoint e, uint32_t incarnation)
 {
-    struct node_peer *peer = control_peer(arg, e);
-    (void)incarnation;
-    if (peer != NULL)
-        peer->up = true;
+    struct node *n = arg;
+    if (n->meta != NULL)
+        meta_peer_up(n->meta, e, incarnation);
 }
 
 static void control_peer_lost(void *arg, net_endpoint e, uint32_t incarnation, int why)
 {
-    struct node_peer *peer = control_peer(arg, e);
-    (void)incarnation;
-    (void)why;
-    if (peer != NULL)
-        peer->up = false;
+    struct node *n = arg;
+    if (n->meta != NULL)
+        meta_peer_lost(n->meta, e, incarnation, why);
 }
 
 static struct net *control_route(void *arg, net_endpoint target)
 {
     struct node *n = arg;
-    if (target == net_endpoint_make(NET_CONTROL, n->identity.node))
+    if (meta_endpoint_is_control_of(target, n->identity.node))
         return n->control_net;
     if (net_endpoint_kind(target) == NET_OSD)
         return node_osd_route(n, (uint32_t)net_endpoint_id(target));
-    /* Whoever joins knows an address, but no node number. */
-    return net_endpoint_kind(target) == NET_CONTROL && net_endpoint_id(target) == 0 ? n->control_net
-                                                                                    : NULL;
-}
-
-/* A connection to every node is kept, for this: to know who is there. */
-static void control_on_map(struct map_feed *feed, const struct map *map)
-{
-    struct node *n = container_of(feed, struct node, feed);
-    for (uint32_t i = 0; i < map->nodes_count; i++) {
-        net_endpoint e = net_endpoint_make(NET_CONTROL, map->nodes[i].id);
-        if (map->nodes[i].id == n->identity.node || control_peer(n, e) != NULL ||
-            n->peers_count == NODE_PEERS_MAX)
-            continue;
-        n->peers[n->peers_count++] = (struct node_peer){.node = map->nodes[i].id};
-        net_want(n->control_net, e, true);
-    }
+    return NULL;
 }
 
 static bool control_node_is_up(void *arg, uint32_t node)
 {
     struct node *n = arg;
-    struct node_peer *peer = control_peer(n, net_endpoint_make(NET_CONTROL, node));
-    return node == n->identity.node || (peer != NULL && peer->up);
+    return node == n->identity.node || meta_node_is_up(n->meta, node);
 }
 
 /* Storage of the log failed, or the state differs: what this node would say counts no more. */
@@ -128,10 +98,8 @@ static int control_start_meta(struct node *n)
         if (n->identity.contacts[i].node != n->identity.node)
             meta_add_contact(n->meta, &n->identity.contacts[i].addr, n->identity.contacts[i].node);
 
-    n->feed.loop = n->control.loop;
-    n->feed.on_map = control_on_map;
-    struct meta_access *access = meta_access(n->meta);
-    access->feed_add(access, &n->feed);
+    if (n->identity.founder)
+        meta_init_cluster(n->meta, n->identity.cluster, n->identity.replicas);
     return 0;
 }
 
@@ -214,66 +182,6 @@ int node_admin_start(struct node *n, struct problem *p)
                                           : strerror(-result));
     problem_action(p, "choose another path with --admin PATH");
     return -1;
-}
-
-/* ---- Registering ---- */
-
-static void registration_on_done(struct meta_call *c)
-{
-    struct node *n = container_of(c, struct node, registration);
-    loop_wake(n->control.loop, &n->registration_task);
-}
-
-static bool registration_next(struct node *n, struct meta_command *c)
-{
-    *c = (struct meta_command){.node = n->identity.node,
-                               .name = n->conf.name,
-                               .location = n->conf.location,
-                               .addr = n->conf.advertise,
-                               .incarnation = n->incarnation,
-                               .replicas = n->identity.replicas};
-    memcpy(c->cluster, n->identity.cluster, sizeof(c->cluster));
-    memcpy(c->join_id, n->identity.join_id, sizeof(c->join_id));
-
-    static const enum meta_kind kinds[] = {META_CLUSTER_INIT, META_NODE_ADD, META_NODE_SET};
-    if (n->registration_step == 0 && !n->identity.founder)
-        n->registration_step = 2;
-    if (n->registration_step == COUNT_OF(kinds))
-        return false;
-    c->kind = kinds[n->registration_step++];
-    return true;
-}
-
-static void registration_step(struct task *task)
-{
-    struct node *n = container_of(task, struct node, registration_task);
-    struct meta_call *c = &n->registration;
-    struct meta_command command;
-
-    if (c->result.code != 0 || !registration_next(n, &command)) {
-        sem_post(&n->registered);
-        return;
-    }
-    memset(c, 0, sizeof(*c));
-    c->loop = n->control.loop;
-    c->command = command;
-    c->done = registration_on_done;
-    struct meta_access *access = meta_access(n->meta);
-    access->submit(access, c);
-}
-
-static int registration_on_loop(void *arg)
-{
-    struct node *n = arg;
-    task_init(&n->registration_task, registration_step);
-    loop_wake(n->control.loop, &n->registration_task);
-    return 0;
-}
-
-int node_register_start(struct node *n)
-{
-    sem_init(&n->registered, 0, 0);
-    return node_thread_call(&n->control, registration_on_loop, n);
 }
 
 /* ---- Commands from plain threads ---- */

@@ -63,7 +63,7 @@ static int gateway_nbd_on_loop(void *arg)
     return nbd_server_create(&nbd, &n->nbd, &bound);
 }
 
-int node_nbd_cannot_listen(struct node *n, int error, struct problem *p)
+static int nbd_cannot_listen(struct node *n, int error, struct problem *p)
 {
     char addr[LOOP_ADDR_STR];
     loop_addr_format(&n->conf.nbd, addr, sizeof(addr));
@@ -89,7 +89,7 @@ int node_gateway_start(struct node *n, struct problem *p)
     if (result == 0)
         return 0;
 
-    return node_nbd_cannot_listen(n, result, p);
+    return nbd_cannot_listen(n, result, p);
 }
 
 /* ---- Stopping ---- */

@@ -30,7 +30,6 @@
 
 enum {
     NODE_OSDS_MAX = ADMIN_OSDS_MAX,
-    NODE_PEERS_MAX = 256,
     NODE_OSD_START_MS = 20000,
     NODE_COMMAND_MS = 10000,
     NODE_STOP_COMMAND_MS = 1500,
@@ -66,12 +65,6 @@ struct node_osd {
     sem_t stopped;
 };
 
-/* Whether the control loop has a connection to another node's. */
-struct node_peer {
-    uint32_t node;
-    bool up;
-};
-
 struct node {
     struct node_conf conf;
     struct identity identity;
@@ -85,9 +78,6 @@ struct node {
     struct net *control_net;
     struct meta *meta;
     struct admin *admin;
-    struct map_feed feed;
-    uint32_t peers_count;
-    struct node_peer peers[NODE_PEERS_MAX];
     uint32_t osds_count;
     struct node_osd *osds[NODE_OSDS_MAX];
     struct list queries; /* struct osds_query of node_osd.c */
@@ -98,12 +88,6 @@ struct node {
     struct client *client;
     struct nbd_client_backend nbd_backend;
     struct nbd_server *nbd; /* NULL: --nbd off */
-
-    /* Registering this start with the cluster: on the control loop. */
-    struct meta_call registration;
-    struct task registration_task;
-    int registration_step;
-    sem_t registered; /* or refused: registration.result says */
 
     /* The worker. */
     struct admin_disk *disk;
@@ -148,21 +132,12 @@ void node_command(struct node *n, const struct meta_command *command, uint32_t m
 int node_control_start(struct node *n, struct problem *p);
 int node_admin_start(struct node *n, struct problem *p);
 
-/*
- * Tell the cluster of this start: NODE_SET, and before it, at the founder, CLUSTER_INIT and
- * NODE_ADD. It fences what older starts of this node left behind, so it comes before any OSD or
- * client of this one is heard of. In the background, for as long as it takes; then `registered`.
- */
-int node_register_start(struct node *n);
-
 /* Free what they hold. The loops are halted. */
 void node_control_free(struct node *n);
 
 /* ---- node_gateway.c: on a plain thread ---- */
 
 int node_gateway_start(struct node *n, struct problem *p);
-/* Says why NBD cannot have its address. -1. */
-int node_nbd_cannot_listen(struct node *n, int error, struct problem *p);
 /* Serve what is in flight, drop the connections; within `ms`. */
 void node_gateway_stop(struct node *n, uint32_t ms);
 void node_gateway_free(struct node *n);

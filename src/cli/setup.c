@@ -28,38 +28,24 @@ static int setup_random(void *buf, size_t len, struct problem *p)
 
 /* ---- Addresses and names ---- */
 
-/* Bind as a listener would, and give up the port at once; `port` is the one that was bound. */
-static int setup_bind(const struct loop_addr *addr, uint16_t *port)
-{
-    struct sockaddr_in6 name = {.sin6_family = AF_INET6, .sin6_port = htons(addr->port)};
-    socklen_t len = sizeof(name);
-    int off = 0, on = 1;
-    memcpy(&name.sin6_addr, addr->ip, sizeof(addr->ip));
-    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    bool ok = setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) == 0 &&
-              setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
-              bind(fd, (const struct sockaddr *)&name, sizeof(name)) == 0 && listen(fd, 1) == 0 &&
-              getsockname(fd, (struct sockaddr *)&name, &len) == 0;
-    int result = ok ? 0 : -errno;
-    close(fd);
-    *port = ntohs(name.sin6_port);
-    return result;
-}
-
-int setup_probe_port(const struct loop_addr *addr)
-{
-    uint16_t port;
-    return setup_bind(addr, &port);
-}
-
 int setup_free_port(struct loop_addr *addr, struct problem *p)
 {
-    int result = setup_bind(addr, &addr->port);
-    return result == 0 ? 0
-                       : problem_set(p, PROBLEM_FAILED, "no_port", "no free port was found: %s",
-                                     strerror(-result));
+    struct sockaddr_in6 name = {.sin6_family = AF_INET6};
+    socklen_t len = sizeof(name);
+    int off = 0;
+    memcpy(&name.sin6_addr, addr->ip, sizeof(addr->ip));
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool ok = fd >= 0 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) == 0 &&
+              bind(fd, (const struct sockaddr *)&name, sizeof(name)) == 0 &&
+              getsockname(fd, (struct sockaddr *)&name, &len) == 0;
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    if (!ok)
+        return problem_set(p, PROBLEM_FAILED, "no_port", "no free port was found: %s",
+                           strerror(error));
+    addr->port = ntohs(name.sin6_port);
+    return 0;
 }
 
 int setup_parse_addr(const char *text, const char *what, struct loop_addr *out, struct problem *p)

@@ -16,9 +16,6 @@ int setup_join(const char *dir, const char *token, const char *name, const char 
 /* A port that nobody has now on this address. */
 int setup_free_port(struct loop_addr *addr, struct problem *p);
 
-/* 0, or -errno that listening there would meet (-EADDRINUSE). */
-int setup_probe_port(const struct loop_addr *addr);
-
 int setup_parse_addr(const char *text, const char *what, struct loop_addr *out, struct problem *p);
 
 /* A warning on stderr when `addr` is not loopback. */
