@@ -209,7 +209,7 @@ static void world_give_id(struct world *w)
     world_run(w);
 }
 
-static uint32_t world_pg_number(uint64_t object)
+static inline uint32_t world_pg_number(uint64_t object)
 {
     return (uint32_t)((mix64(WORLD_IMAGE) + object) % WORLD_PGS);
 }
@@ -273,7 +273,7 @@ static void world_init_without_id(struct world *w, uint64_t seed)
     check(client_image_open(w->client, "disk", &w->disk) == 0);
 }
 
-static void world_init(struct world *w)
+static inline void world_init(struct world *w)
 {
     world_init_without_id(w, 1);
     world_give_id(w);
@@ -295,8 +295,8 @@ static void world_on_done(struct client_op *op)
     world_current->done_count++;
 }
 
-static void world_start(struct world *w, struct client_op *op, enum client_op_kind kind,
-                        uint64_t offset, uint64_t len, void *buf)
+static inline void world_start(struct world *w, struct client_op *op, enum client_op_kind kind,
+                               uint64_t offset, uint64_t len, void *buf)
 {
     *op = (struct client_op){
         .kind = kind,
