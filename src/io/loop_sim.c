@@ -90,7 +90,7 @@ bool sim_run_until_true(struct sim *s, bool (*cond)(void *arg), void *arg, uint6
         bool more = sim_step(s, limit_ns);
         s->running = false;
         if (!more) {
-            if (heap_min(&s->events) != NULL && s->now < limit_ns)
+            if (s->now < limit_ns)
                 s->now = limit_ns;
             return false;
         }

@@ -807,6 +807,11 @@ static int64_t op_read(struct sim_op *o)
     return (int64_t)len;
 }
 
+static bool error_changes_nothing(int error)
+{
+    return error == -ENOSPC || error == -EBADF;
+}
+
 static int64_t op_write(struct sim_op *o)
 {
     struct sim_host *h = o->loop->host;
@@ -814,7 +819,7 @@ static int64_t op_write(struct sim_op *o)
 
     list_remove(&o->in_inode);
     o->mark = mark_new(UINT64_MAX);
-    if (o->error == -ENOSPC)
+    if (error_changes_nothing(o->error))
         return o->error;
     if (o->error != 0) {
         inode_write_part(h, o->file->inode, &c, o->mark);
@@ -930,9 +935,10 @@ void sim_file_readv(struct loop *l, struct loop_op *op, struct loop_file *f,
 void sim_file_writev(struct loop *l, struct loop_op *op, struct loop_file *f,
                      const struct iovec *iov, int iov_count, uint64_t offset)
 {
-    check(file_of(f)->flags & LOOP_FILE_WRITE);
-
     struct sim_op *o = op_start(l, op, f, SIM_OP_WRITE, SIM_DISK_WRITE);
+
+    if ((o->file->flags & LOOP_FILE_WRITE) == 0)
+        o->error = -EBADF;
     op_set_iov(o, iov, iov_count, offset);
     o->crc = sim_iov_crc(iov, iov_count);
     list_push(&o->file->inode->writes, &o->in_inode);
@@ -978,14 +984,15 @@ int64_t sim_file_write_now(struct loop_file *f, const void *buf, size_t len, uin
     struct iovec iov = {(void *)(uintptr_t)buf, len};
     struct content c = {&iov, 1, offset, len};
 
-    check(sf->flags & LOOP_FILE_WRITE);
     check(len > 0);
     check_direct(sf, &iov, 1, offset);
     int r = now_begin(sf, SIM_DISK_WRITE, offset);
+    if ((sf->flags & LOOP_FILE_WRITE) == 0)
+        r = -EBADF;
     struct sim_mark *mark = mark_new(++h->disk.seq);
     if (r == 0)
         r = inode_write(h, sf->inode, &c, mark);
-    else if (r != -ENOSPC)
+    else if (!error_changes_nothing(r))
         inode_write_part(h, sf->inode, &c, mark);
     mark_put(mark);
     return r != 0 ? r : (int64_t)len;
