@@ -20,6 +20,7 @@ enum {
     RAFT_SERVERS_MAX = 7,
     RAFT_ENTRY_MAX = 256 << 10,
     RAFT_IN_FLIGHT_MAX = 4,
+    RAFT_WAITING_MAX = 256,    /* proposals that wait for one of those places; more: -EAGAIN */
     RAFT_RPC_KIND_FIRST = 100, /* kinds 100..119 of the control endpoint are raft's */
     RAFT_RPC_KIND_LAST = 119,
 };
@@ -52,7 +53,9 @@ struct raft_core_config {
     uint32_t trailing_entries; /* kept behind a snapshot; 0: 8,192 */
     struct raft_core_fsm fsm;
     void (*fatal)(void *arg, const char *what,
-                  int error); /* storage failed or the log is corrupt: the node must stop */
+                  int error); /* storage failed or the log is corrupt: the node must stop. Called
+                                 once, with fsm.arg; nothing is answered after it */
+    uint64_t segment_size;    /* of the log's files; 0: 8 MiB. Fixed for the life of a dir */
 };
 
 /* A new cluster whose only voter is `id`. Only in an empty dir. Blocking. */
@@ -78,7 +81,8 @@ struct raft_proposal {
     /* Private. */
     struct raft_core *core;
     struct task task;
-    void *req;
+    struct list link;
+    bool is_barrier;
 };
 
 /* -ENOTCONN-like refusals come as results too: not leader: -EAGAIN at once (from done, later). */
