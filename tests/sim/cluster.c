@@ -1,0 +1,482 @@
+#include "tests/sim/cluster.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "osd/pg.h"
+
+enum { OSD_BYTES = 256 << 20, SETUP_LIMIT_S = 60 };
+
+static const char node_dir[] = "/node";
+static const char store_path[] = "/osd";
+
+/* ---- Wiring of one node ---- */
+
+static struct net *node_route(void *arg, net_endpoint target)
+{
+    struct cluster_node *n = arg;
+
+    if (target == net_endpoint_make(NET_CONTROL, n->id))
+        return n->control_net;
+    if (net_endpoint_kind(target) == NET_CONTROL && net_endpoint_id(target) == 0)
+        return n->control_net;
+    if (n->osd_net != NULL && target == net_endpoint_make(NET_OSD, n->osd))
+        return n->osd_net;
+    return NULL;
+}
+
+static int control_resolve(void *arg, net_endpoint e, struct loop_addr *out)
+{
+    struct cluster_node *n = arg;
+
+    return n->meta != NULL ? meta_resolve(n->meta, e, out) : -ENOENT;
+}
+
+static void control_handle(void *arg, struct rpc_request *req)
+{
+    struct cluster_node *n = arg;
+
+    if (n->meta != NULL)
+        meta_handle(n->meta, req);
+    else
+        rpc_reply_status(req, -EAGAIN);
+}
+
+static void control_peer_up(void *arg, net_endpoint e, uint32_t incarnation)
+{
+    struct cluster_node *n = arg;
+
+    if (n->meta != NULL)
+        meta_peer_up(n->meta, e, incarnation);
+}
+
+static void control_peer_lost(void *arg, net_endpoint e, uint32_t incarnation, int why)
+{
+    struct cluster_node *n = arg;
+
+    if (n->meta != NULL)
+        meta_peer_lost(n->meta, e, incarnation, why);
+}
+
+static int node_osd_resolve(void *arg, net_endpoint e, struct loop_addr *out)
+{
+    struct cluster_node *n = arg;
+
+    return n->osd_object != NULL ? osd_resolve(n->osd_object, e, out) : -ENOENT;
+}
+
+static void node_osd_handle(void *arg, struct rpc_request *req)
+{
+    struct cluster_node *n = arg;
+
+    if (n->osd_object != NULL)
+        osd_handle(n->osd_object, req);
+    else
+        rpc_reply_status(req, -EAGAIN);
+}
+
+static void node_osd_peer_lost(void *arg, net_endpoint e, uint32_t incarnation, int why)
+{
+    struct cluster_node *n = arg;
+
+    if (n->osd_object != NULL)
+        osd_peer_lost(n->osd_object, e, incarnation, why);
+}
+
+static int node_client_resolve(void *arg, net_endpoint e, struct loop_addr *out)
+{
+    struct cluster_node *n = arg;
+
+    return n->client != NULL ? client_resolve(n->client, e, out) : -ENOENT;
+}
+
+static void node_client_handle(void *arg, struct rpc_request *req)
+{
+    (void)arg;
+    rpc_reply_status(req, -EOPNOTSUPP);
+}
+
+static void node_client_peer_lost(void *arg, net_endpoint e, uint32_t incarnation, int why)
+{
+    struct cluster_node *n = arg;
+
+    if (n->client != NULL)
+        client_peer_lost(n->client, e, incarnation, why);
+}
+
+/* A node that stops by itself: its process is gone, as after a crash. It is cleared away when the
+ * simulator gets round to it. */
+static void node_fatal(void *arg, const char *what, int error)
+{
+    struct cluster_node *n = arg;
+
+    n->stopped = true;
+    snprintf(n->stopped_why, sizeof(n->stopped_why), "%s (%d)", what, error);
+    sim_host_crash(n->host, false);
+}
+
+static void node_osd_serving(void *arg, uint32_t osd, uint32_t incarnation)
+{
+    struct cluster_node *n = arg;
+
+    meta_serve_osd(n->meta, osd, incarnation, true);
+}
+
+static void node_osd_failed(void *arg, uint32_t osd, int error, const char *why)
+{
+    struct cluster_node *n = arg;
+
+    (void)osd;
+    n->may_stop = error == -ESTALE;
+    node_fatal(n, why, error);
+}
+
+static void node_make_nets(struct cluster_node *n)
+{
+    struct net_config config = {
+        .loop = n->control_loop,
+        .identity = n->cluster->identity,
+        .self = net_endpoint_make(NET_CONTROL, n->id),
+        .incarnation = n->starts,
+        .resolve = control_resolve,
+        .handle = control_handle,
+        .peer_up = control_peer_up,
+        .peer_lost = control_peer_lost,
+        .arg = n,
+    };
+    struct loop_addr bound;
+
+    config.identity.node = n->id;
+    sim_host_addr(n->host, CLUSTER_PORT, &config.identity.advertise);
+    check(net_create(&config, &n->control_net) == 0);
+
+    config.loop = n->client_loop;
+    config.self = net_endpoint_make(NET_CLIENT, n->id);
+    config.resolve = node_client_resolve;
+    config.handle = node_client_handle;
+    config.peer_up = NULL;
+    config.peer_lost = node_client_peer_lost;
+    check(net_create(&config, &n->client_net) == 0);
+
+    struct net_acceptor_config acceptor = {
+        .loop = n->control_loop,
+        .identity = config.identity,
+        .incarnation = n->starts,
+        .listen = config.identity.advertise,
+        .route = node_route,
+        .arg = n,
+    };
+    check(net_acceptor_create(&acceptor, &bound, &n->acceptor) == 0);
+}
+
+static void node_open_osd(struct cluster_node *n)
+{
+    struct net_config config = {
+        .loop = n->osd_loop,
+        .identity = n->cluster->identity,
+        .self = net_endpoint_make(NET_OSD, n->osd),
+        .resolve = node_osd_resolve,
+        .handle = node_osd_handle,
+        .peer_lost = node_osd_peer_lost,
+        .arg = n,
+    };
+    struct osd_config osd = {
+        .loop = n->osd_loop,
+        .meta = meta_access(n->meta),
+        .id = n->osd,
+        .node = n->id,
+        .path = store_path,
+        .serving = node_osd_serving,
+        .failed = node_osd_failed,
+        .arg = n,
+        .mutant = n->cluster->mutant,
+    };
+
+    config.identity.node = n->id;
+    sim_host_addr(n->host, CLUSTER_PORT, &config.identity.advertise);
+    check(net_create(&config, &n->osd_net) == 0);
+    net_link(n->client_net, config.self, n->osd_net);
+    osd.net = n->osd_net;
+    memcpy(osd.cluster, n->cluster->identity.cluster, sizeof(osd.cluster));
+    check(osd_open(&osd, &n->osd_object) == 0);
+}
+
+void cluster_start_node(struct cluster *c, uint32_t index)
+{
+    struct cluster_node *n = &c->nodes[index];
+    struct meta_config meta = {.dir = node_dir};
+    struct loop_addr first;
+
+    check(!n->running);
+    n->running = true;
+    n->stopped = n->may_stop = false;
+    n->starts++;
+    n->control_loop = sim_loop_create(n->host);
+    n->osd_loop = sim_loop_create(n->host);
+    n->client_loop = sim_loop_create(n->host);
+    node_make_nets(n);
+
+    meta.loop = n->control_loop;
+    meta.net = n->control_net;
+    meta.node = n->id;
+    meta.node_incarnation = n->starts;
+    meta.node_name = n->id == 1 ? "n1" : n->id == 2 ? "n2" : "n3";
+    meta.location = meta.node_name;
+    meta.fatal = node_fatal;
+    meta.arg = n;
+    sim_host_addr(n->host, CLUSTER_PORT, &meta.advertise);
+    check(loop_dir_create(n->control_loop, node_dir) == 0);
+    check(meta_open(&meta, &n->meta) == 0 || n->stopped);
+    if (n->stopped)
+        return;
+    sim_host_addr(c->nodes[0].host, CLUSTER_PORT, &first);
+    if (n->id == 1)
+        meta_init_cluster(n->meta, c->identity.cluster, CLUSTER_NODES);
+    else
+        meta_add_contact(n->meta, &first, 1);
+
+    struct client_config client = {
+        .loop = n->client_loop,
+        .net = n->client_net,
+        .meta = meta_access(n->meta),
+        .node = n->id,
+    };
+    check(client_open(&client, &n->client) == 0);
+    if (n->osd != 0)
+        node_open_osd(n);
+}
+
+void cluster_crash_node(struct cluster *c, uint32_t index, bool power_loss)
+{
+    struct cluster_node *n = &c->nodes[index];
+
+    check(n->running);
+    n->running = false;
+    if (!n->stopped || power_loss)
+        sim_host_crash(n->host, power_loss);
+    if (n->osd_object != NULL)
+        osd_close(n->osd_object);
+    if (n->client != NULL)
+        client_close(n->client);
+    if (n->meta != NULL)
+        meta_close(n->meta);
+    net_acceptor_destroy(n->acceptor);
+    if (n->osd_net != NULL)
+        net_destroy(n->osd_net);
+    net_destroy(n->client_net);
+    net_destroy(n->control_net);
+    loop_destroy(n->control_loop);
+    loop_destroy(n->osd_loop);
+    loop_destroy(n->client_loop);
+    n->osd_object = NULL;
+    n->client = NULL;
+    n->meta = NULL;
+    n->osd_net = n->client_net = n->control_net = NULL;
+    n->acceptor = NULL;
+}
+
+/* ---- Commands ---- */
+
+static void command_on_done(struct meta_call *call)
+{
+    call->loop = NULL; /* what cluster_command() waits for */
+}
+
+static bool command_is_done(void *arg)
+{
+    return ((struct meta_call *)arg)->loop == NULL;
+}
+
+bool cluster_command(struct cluster *c, uint32_t index, const struct meta_command *command,
+                     struct meta_result *result)
+{
+    struct cluster_node *n = &c->nodes[index];
+    struct meta_access *access = meta_access(n->meta);
+    struct meta_call call = {
+        .loop = n->control_loop,
+        .command = *command,
+        .deadline_ns = loop_now(n->control_loop) + 20 * NS_PER_S,
+        .done = command_on_done,
+    };
+
+    access->submit(access, &call);
+    check(sim_run_until_true(c->sim, command_is_done, &call,
+                             sim_now(c->sim) + SETUP_LIMIT_S * NS_PER_S));
+    *result = call.result;
+    return call.result.code == 0;
+}
+
+/* ---- Setting up ---- */
+
+static bool first_is_registered(void *arg)
+{
+    return meta_is_registered(((struct cluster_node *)arg)->meta);
+}
+
+static bool setup_first_node(struct cluster *c)
+{
+    struct cluster_node *n = &c->nodes[0];
+    struct loop *loop = sim_loop_create(n->host);
+    char raft_dir[64];
+
+    snprintf(raft_dir, sizeof(raft_dir), "%s/raft", node_dir);
+    check(loop_dir_create(loop, node_dir) == 0);
+    check(loop_dir_create(loop, raft_dir) == 0);
+    check(raft_core_bootstrap(loop, raft_dir, 1) == 0);
+    loop_destroy(loop);
+    cluster_start_node(c, 0);
+    return sim_run_until_true(c->sim, first_is_registered, &c->nodes[0],
+                              sim_now(c->sim) + SETUP_LIMIT_S * NS_PER_S);
+}
+
+static bool setup_node_row(struct cluster *c, uint32_t index)
+{
+    static const char *const names[] = {"n1", "n2", "n3"};
+    struct meta_result result;
+    struct meta_command add = {
+        .kind = META_NODE_ADD,
+        .name = names[index],
+        .location = names[index],
+        .join_id = {1, (uint8_t)index},
+    };
+
+    sim_host_addr(c->nodes[index].host, CLUSTER_PORT, &add.addr);
+    return cluster_command(c, 0, &add, &result) && result.id == c->nodes[index].id;
+}
+
+static bool setup_osd(struct cluster *c, uint32_t index)
+{
+    struct cluster_node *n = &c->nodes[index];
+    struct meta_result result;
+    struct meta_command add = {
+        .kind = META_OSD_ADD,
+        .node = n->id,
+        .uuid = {7, (uint8_t)index},
+        .size = OSD_BYTES,
+    };
+
+    if (!cluster_command(c, index, &add, &result))
+        return false;
+    n->osd = (uint32_t)result.id;
+
+    struct store_format format = {.osd = n->osd, .size = OSD_BYTES, .object_size = 128 << 10};
+    memcpy(format.cluster, c->identity.cluster, sizeof(format.cluster));
+    memcpy(format.uuid, add.uuid, sizeof(format.uuid));
+    if (store_format(n->osd_loop, store_path, &format, false) != 0)
+        return false;
+    node_open_osd(n);
+    return true;
+}
+
+static bool whole_now(void *arg)
+{
+    return cluster_is_whole(arg);
+}
+
+bool cluster_create(struct cluster *c, struct sim *sim, uint32_t mutant)
+{
+    memset(c, 0, sizeof(*c));
+    c->sim = sim;
+    c->mutant = mutant;
+    memset(c->identity.cluster, 0xc1, sizeof(c->identity.cluster));
+    memset(c->identity.secret, 0x5e, sizeof(c->identity.secret));
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        c->nodes[i].cluster = c;
+        c->nodes[i].id = i + 1;
+        c->nodes[i].host = sim_host_create(sim, i + 1);
+    }
+    if (!setup_first_node(c))
+        return false;
+    for (uint32_t i = 1; i < CLUSTER_NODES; i++) {
+        if (!setup_node_row(c, i))
+            return false;
+        cluster_start_node(c, i);
+    }
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        if (!setup_osd(c, i))
+            return false;
+    }
+    return sim_run_until_true(sim, whole_now, c, sim_now(sim) + SETUP_LIMIT_S * NS_PER_S);
+}
+
+void cluster_destroy(struct cluster *c)
+{
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        if (c->nodes[i].running)
+            cluster_crash_node(c, i, false);
+    }
+}
+
+/* ---- Looking at it ---- */
+
+bool cluster_is_whole(struct cluster *c)
+{
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        const struct cluster_node *n = &c->nodes[i];
+        if (!n->running || n->stopped || n->osd_object == NULL)
+            return false;
+        const struct map *map = n->osd_object->map;
+        if (map == NULL || map->pgs_count == 0 || !n->osd_object->registered)
+            return false;
+        for (uint32_t k = 0; k < map->pgs_count; k++) {
+            if (!map->pgs[k].active || map->pgs[k].set_count < CLUSTER_NODES)
+                return false;
+        }
+    }
+    return true;
+}
+
+static const char *compare_pg(struct cluster *c, uint64_t pg)
+{
+    struct store_cursor cursor = {.pg = pg};
+    struct store_object object, other;
+
+    while (store_list(c->nodes[0].osd_object->store, pg, 0, &cursor, &object, 1) != 0) {
+        for (uint32_t i = 1; i < CLUSTER_NODES; i++) {
+            struct store *s = c->nodes[i].osd_object->store;
+            if (!store_lookup(s, &object.id, &other) || other.version != object.version ||
+                other.deleted != object.deleted ||
+                memcmp(other.present, object.present, sizeof(other.present)) != 0)
+                return "replicas differ in an object";
+            for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
+                uint32_t crc, other_crc;
+                if (!store_block_crc(c->nodes[0].osd_object->store, &object.id, b, &crc))
+                    continue;
+                if (!store_block_crc(s, &object.id, b, &other_crc) || crc != other_crc)
+                    return "replicas differ in a block";
+            }
+        }
+    }
+    return NULL;
+}
+
+static uint32_t count_objects(struct cluster_node *n, uint64_t pg)
+{
+    struct store_cursor cursor = {.pg = pg};
+    struct store_object object;
+    uint32_t count = 0;
+
+    while (store_list(n->osd_object->store, pg, 0, &cursor, &object, 1) != 0)
+        count += object.version != 0 && !object.deleted;
+    return count;
+}
+
+const char *cluster_compare_replicas(struct cluster *c)
+{
+    const struct map *map = c->nodes[0].osd_object->map;
+
+    for (uint32_t i = 0; i < map->pgs_count; i++) {
+        uint64_t pg = map->pgs[i].id;
+        const char *why = compare_pg(c, pg);
+        if (why != NULL)
+            return why;
+        for (uint32_t k = 1; k < CLUSTER_NODES; k++) {
+            if (count_objects(&c->nodes[k], pg) != count_objects(&c->nodes[0], pg))
+                return "replicas differ in the number of objects";
+        }
+    }
+    return NULL;
+}

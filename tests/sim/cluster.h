@@ -1,0 +1,63 @@
+/*
+ * A simulated cluster: each node is production code (raft, meta, store, osd,
+ * client, net) on three loops of one host, as src/node.c wires it, without threads.
+ */
+
+#ifndef TESTS_SIM_CLUSTER_H
+#define TESTS_SIM_CLUSTER_H
+
+#include "client/client.h"
+#include "io/sim.h"
+#include "meta/meta.h"
+#include "osd/osd.h"
+
+enum { CLUSTER_NODES = 3, CLUSTER_PORT = 7400 };
+
+struct cluster;
+
+struct cluster_node {
+    struct cluster *cluster;
+    uint32_t id;  /* 1.. */
+    uint32_t osd; /* its OSD's id; 0: not added yet */
+    uint32_t starts;
+    bool running;
+    bool stopped;  /* it stopped by itself: `fatal` was called */
+    bool may_stop; /* of its own accord: the OSD was declared dead and must start again */
+    char stopped_why[160];
+    struct sim_host *host;
+    struct loop *control_loop, *osd_loop, *client_loop;
+    struct net *control_net, *osd_net, *client_net;
+    struct net_acceptor *acceptor;
+    struct meta *meta;
+    struct osd *osd_object;
+    struct client *client;
+};
+
+struct cluster {
+    struct sim *sim;
+    uint32_t mutant;
+    struct net_identity identity;
+    struct cluster_node nodes[CLUSTER_NODES];
+};
+
+/* Bootstraps a cluster of three nodes with an OSD each, and waits until its PGs are active. False:
+ * it did not come up. */
+bool cluster_create(struct cluster *c, struct sim *sim, uint32_t mutant);
+void cluster_destroy(struct cluster *c);
+
+void cluster_start_node(struct cluster *c, uint32_t index);
+/* The process is gone, at this instant. Also frees its memory. */
+void cluster_crash_node(struct cluster *c, uint32_t index, bool power_loss);
+
+/* Submit a command at a node and wait, in virtual time. */
+bool cluster_command(struct cluster *c, uint32_t index, const struct meta_command *command,
+                     struct meta_result *result);
+
+/* By the map of some node: every PG is active and S is whole. */
+bool cluster_is_whole(struct cluster *c);
+
+/* Every OSD of a PG's S holds the same objects. NULL or a sentence. Only while nothing is in
+ * flight. */
+const char *cluster_compare_replicas(struct cluster *c);
+
+#endif /* TESTS_SIM_CLUSTER_H */
