@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/pool.h"
 #include "base/text.h"
 #include "tests/sim/cluster.h"
 #include "tests/sim/history.h"
