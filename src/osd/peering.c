@@ -12,6 +12,7 @@
  *   ASKING      each reachable member of S for its promise, its W, and what it holds above W (b)
  *   COPYING     the newest version of each object that differs, and all dedup records, to
  *               every participant, durable (c)
+ *   JOINING     with too few of S left, others are first brought fully up to date (e)
  *   ACTIVATING  ACTIVATE(epoch, S') is with Raft; the view will tell (d)
  *
  * What is at or below the highest W that anybody reported is the same everywhere in S for ever and
@@ -19,12 +20,19 @@
  * then S' must not change any more, and only the view ends the wait.
  */
 
-enum peering_state { PEERING_WAITING, PEERING_ASKING, PEERING_COPYING, PEERING_ACTIVATING };
+enum peering_state {
+    PEERING_WAITING,
+    PEERING_ASKING,
+    PEERING_COPYING,
+    PEERING_JOINING,
+    PEERING_ACTIVATING,
+};
 
 enum peer_state { PEER_IDLE, PEER_QUERIED, PEER_LISTING, PEER_LISTED };
 
 enum {
     PEERING_PATIENCE_MS = 1000, /* then those who did not answer are left out, if enough did */
+    PEERING_JOIN_MS = 1500,     /* then others are brought in, if too few of S answered */
     PEERING_ROTATE_MS = 2500,   /* then somebody else shall try */
 };
 
@@ -70,6 +78,8 @@ struct osd_peering {
     struct list todo;
     struct list all;
     uint32_t copies;
+    uint32_t joiners_count, joiners_done;
+    uint32_t joiners[META_REPLICAS_MAX];
     bool failed;
 };
 
@@ -329,7 +339,9 @@ static void peering_ask(struct osd_peering *p, uint64_t now)
 static void peering_restart(struct osd_peering *p)
 {
     osd_copies_reset(p->pg);
+    osd_recovery_stop(p->pg);
     p->copies = 0;
+    p->joiners_count = p->joiners_done = 0;
     p->failed = false;
     peering_drop_objects(p);
     for (uint32_t i = 0; i < p->peers_count; i++)
@@ -433,13 +445,33 @@ static void peering_rotate(struct osd_peering *p, uint64_t now)
     }
 }
 
+/* (e) As many of those that placement wants, are up and are not in S as it takes. False: there are
+ * too few. */
+static bool peering_choose_joiners(struct osd_peering *p, uint64_t now)
+{
+    const struct osd_pg *pg = p->pg;
+    uint32_t listed = peering_listed(p);
+
+    p->joiners_count = p->joiners_done = 0;
+    if (now < p->asked_ns + PEERING_JOIN_MS * NS_PER_MS)
+        return false;
+    for (uint32_t i = 0; i < pg->view.target_count; i++) {
+        uint32_t osd = pg->view.target[i];
+        if (listed + p->joiners_count < pg->min_size && !osd_pg_in_set(pg, osd) &&
+            osd_is_up(pg->osd, osd))
+            p->joiners[p->joiners_count++] = osd;
+    }
+    return listed + p->joiners_count >= pg->min_size;
+}
+
 static void peering_step_asking(struct osd_peering *p, uint64_t now)
 {
     peering_ask(p, now);
-    bool enough = peering_listed(p) >= p->pg->min_size && peering_self_listed(p);
     bool patient = now < p->asked_ns + PEERING_PATIENCE_MS * NS_PER_MS;
+    bool enough = peering_listed(p) >= p->pg->min_size;
 
-    if (!enough || (!peering_all_listed(p) && patient)) {
+    if (!peering_self_listed(p) || (!peering_all_listed(p) && patient) ||
+        (!enough && !peering_choose_joiners(p, now))) {
         peering_rotate(p, now);
         return;
     }
@@ -451,6 +483,19 @@ static void peering_step_asking(struct osd_peering *p, uint64_t now)
     peering_copy_some(p);
 }
 
+static void peering_step_joining(struct osd_peering *p)
+{
+    while (p->joiners_done < p->joiners_count) {
+        int result = osd_recovery_for_activation(p->pg, p->joiners[p->joiners_done]);
+        if (result < 0)
+            peering_restart(p);
+        if (result <= 0)
+            return;
+        p->joiners_done++;
+    }
+    p->state = PEERING_ACTIVATING;
+}
+
 static void peering_activate(struct osd_peering *p)
 {
     struct meta_pg_change c;
@@ -459,6 +504,10 @@ static void peering_activate(struct osd_peering *p)
     for (uint32_t i = 0; i < p->peers_count; i++) {
         if (p->peers[i].chosen)
             c.set[c.set_count++] = p->peers[i].osd;
+    }
+    for (uint32_t i = 0; i < p->joiners_count; i++) {
+        c.set[c.set_count++] = p->joiners[i];
+        c.joiners[c.joiners_count++] = p->joiners[i];
     }
     c.version = p->stable;
     osd_pg_propose(p->pg, &c);
@@ -488,8 +537,13 @@ void osd_peering_step(struct osd_pg *pg)
         peering_copy_some(p);
         if (p->copies > 0 || !list_empty(&p->todo))
             return;
-        p->state = PEERING_ACTIVATING;
-        peering_activate(p);
+        p->state = PEERING_JOINING;
+        osd_pg_wake(pg);
+        return;
+    case PEERING_JOINING:
+        peering_step_joining(p);
+        if (p->state == PEERING_ACTIVATING)
+            peering_activate(p);
         return;
     case PEERING_ACTIVATING:
         peering_activate(p);
@@ -545,6 +599,7 @@ void osd_peering_stop(struct osd_pg *pg)
     p->given_up = true;
     list_push(&pg->osd->peerings_leaving, &p->link);
     osd_copies_reset(pg);
+    osd_recovery_stop(pg);
     for (uint32_t i = 0; i < p->peers_count; i++) {
         if (p->peers[i].in_flight)
             rpc_call_cancel(pg->osd->net, &p->peers[i].call);

@@ -445,6 +445,9 @@ void osd_peerings_free(struct osd *o); /* the loop is dead: those whose calls wi
 void osd_recoveries_free(struct osd *o);
 
 void osd_recovery_step(struct osd_pg *pg);
+/* R6e: bring `member` fully up to date before the activation that includes it. 1: it is; 0: under
+ * way, call again; -EAGAIN: it failed. */
+int osd_recovery_for_activation(struct osd_pg *pg, uint32_t member);
 void osd_recovery_stop(struct osd_pg *pg);
 /* A write to this object gets a version: it differs from now on. */
 void osd_recovery_written(struct osd_pg *pg, const struct store_id *id);

@@ -47,6 +47,7 @@ struct osd_recovery {
     struct osd_pg *pg;
     struct list link; /* in osd.recoveries_leaving */
     bool given_up, in_flight, failed;
+    bool activating; /* R6e: before the PG is active, for peering.c; there is no GROW */
     enum recovery_state state;
     uint32_t member, incarnation;
     uint64_t bound; /* w */
@@ -385,27 +386,41 @@ static void recovery_start(struct osd_pg *pg, uint32_t member)
     hash_init(&r->objects, 64);
 }
 
-static void recovery_advance(struct osd_recovery *r)
+/* True when the member has everything and nothing is under way. */
+static bool recovery_advance(struct osd_recovery *r)
 {
     switch (r->state) {
     case RECOVERY_THEIRS:
         if (!r->in_flight)
             recovery_ask_theirs(r);
-        return;
+        return false;
     case RECOVERY_OURS:
         recovery_list_ours(r);
-        return;
+        return false;
     case RECOVERY_COPYING:
         recovery_copy_some(r);
-        if (r->copies > 0 || !list_empty(&r->todo))
-            return;
-        r->state = RECOVERY_JOINING;
-        recovery_join(r);
-        return;
+        return r->copies == 0 && list_empty(&r->todo);
     case RECOVERY_JOINING:
-        recovery_join(r);
-        return;
+        return true;
     }
+    return false;
+}
+
+int osd_recovery_for_activation(struct osd_pg *pg, uint32_t member)
+{
+    if (pg->recovery == NULL) {
+        recovery_start(pg, member);
+        pg->recovery->activating = true;
+    }
+    struct osd_recovery *r = pg->recovery;
+    if (r->failed || osd_incarnation_of(pg->osd, member) != r->incarnation) {
+        osd_recovery_stop(pg);
+        return -EAGAIN;
+    }
+    if (!recovery_advance(r))
+        return 0;
+    osd_recovery_stop(pg);
+    return 1;
 }
 
 void osd_recovery_step(struct osd_pg *pg)
@@ -421,10 +436,12 @@ void osd_recovery_step(struct osd_pg *pg)
         recovery_start(pg, member);
         r = pg->recovery;
     }
-    if (r->failed || osd_incarnation_of(o, r->member) != r->incarnation)
+    if (r->failed || osd_incarnation_of(o, r->member) != r->incarnation) {
         recovery_give_up(r);
-    else
-        recovery_advance(r);
+    } else if (recovery_advance(r)) {
+        r->state = RECOVERY_JOINING;
+        recovery_join(r);
+    }
 }
 
 void osd_recovery_stop(struct osd_pg *pg)
