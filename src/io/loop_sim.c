@@ -275,7 +275,9 @@ static void op_hand_back(struct sim_op *o)
     struct loop_op *op = o->op;
     struct sim_loop *l = o->loop;
 
-    sim_trace(l->sim, SIM_DONE, (uint64_t)l->number << 8 | o->kind, (uint64_t)o->result);
+    /* With the checksum of what was written or sent: bytes no seed decided show in the hash. */
+    sim_trace(l->sim, SIM_DONE, (uint64_t)l->number << 8 | o->kind,
+              (uint64_t)o->result ^ (uint64_t)o->crc << 32);
     op->result = o->result;
     l->completed_count--;
     if (o->file != NULL)
