@@ -11,7 +11,7 @@
  *   open the store (the boot number becomes the incarnation)
  *     -> register the incarnation through Raft -> the map shows it: promise every PG's epoch, serve
  * (R3)
- *     -> stop: give leases back, finish, have Raft told that this incarnation is gone
+ *     -> stop: give leases back, finish; the node then tells Raft that this incarnation is gone
  *
  * A tick of 20 ms drives what waits for time: leases, legs that are late, rounds to be tried again.
  * Everything else is driven by messages and completions.
@@ -498,33 +498,16 @@ static bool osd_is_idle(struct osd *o)
     return !o->registering && !o->proposing;
 }
 
-static void osd_on_down(struct meta_call *c)
-{
-    struct osd *o = container_of(c, struct osd, register_call);
-
-    loop_post(o->stop_to, o->stop_msg);
-    o->stop_msg = NULL;
-}
-
-/* Nothing of this incarnation is served any more, so its leases need not be waited for. */
+/* Nothing of this incarnation is served any more: whoever asked for the stop may tell the cluster
+ * so. */
 static void osd_leave(struct osd *o)
 {
-    static const struct meta_osd_state none;
+    struct loop_msg *msg = o->stop_msg;
 
-    if (o->stop_msg == NULL || o->registering || !osd_is_idle(o))
+    if (msg == NULL || !osd_is_idle(o))
         return;
-    o->registering = true;
-    o->leaving = none;
-    o->leaving.osd = o->config.id;
-    o->leaving.incarnation = o->incarnation;
-    o->leaving.dead = true;
-    o->register_call = (struct meta_call){
-        .loop = o->loop,
-        .command = {.kind = META_OSD_DOWN, .list_count = 1, .osds = &o->leaving},
-        .deadline_ns = loop_now(o->loop) + 2 * NS_PER_S,
-        .done = osd_on_down,
-    };
-    o->config.meta->submit(o->config.meta, &o->register_call);
+    o->stop_msg = NULL;
+    loop_post(o->stop_to, msg);
 }
 
 static void osd_step(struct task *task)

@@ -329,7 +329,6 @@ struct osd {
     uint32_t changes_count;
     bool proposing;
     struct osd_purge *purge;
-    struct meta_osd_state leaving;
     struct loop *stop_to;
     struct loop_msg *stop_msg;
     struct osd_status counters;
