@@ -1,0 +1,424 @@
+/*
+ * What the event loop costs: bench_io_loop [FOLDER] [SECONDS per measurement].
+ *
+ * Tasks, messages within a thread and between threads, 4 KiB direct reads and writes at depth 32
+ * (beside the same over bare io_uring, in the same run), and round trips over loopback TCP. CPU is
+ * the thread's own user and system time, by getrusage(). The last line is JSON.
+ */
+
+#include <inttypes.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/pool.h"
+#include "base/prng.h"
+#include "io/loop.h"
+
+enum { BLOCK = 4096, DEPTH = 32, FILE_BLOCKS = 65536 };
+
+struct cost {
+    uint64_t ops;
+    uint64_t wall_ns;
+    uint64_t cpu_ns;
+};
+
+static uint64_t seconds = 2;
+static struct loop *loop;
+
+static uint64_t timeval_ns(struct timeval tv)
+{
+    return (uint64_t)tv.tv_sec * NS_PER_S + (uint64_t)tv.tv_usec * 1000;
+}
+
+static uint64_t cpu_ns(void)
+{
+    struct rusage u;
+
+    check(getrusage(RUSAGE_THREAD, &u) == 0);
+    return timeval_ns(u.ru_utime) + timeval_ns(u.ru_stime);
+}
+
+static void cost_begin(struct cost *c)
+{
+    *c = (struct cost){.wall_ns = loop_now(loop), .cpu_ns = cpu_ns()};
+}
+
+static void cost_end(struct cost *c)
+{
+    c->wall_ns = loop_now(loop) - c->wall_ns;
+    c->cpu_ns = cpu_ns() - c->cpu_ns;
+}
+
+static uint64_t per_second(const struct cost *c)
+{
+    return (uint64_t)((double)c->ops * 1e9 / (double)c->wall_ns);
+}
+
+static uint64_t cpu_per_op(const struct cost *c)
+{
+    return c->ops == 0 ? 0 : c->cpu_ns / c->ops;
+}
+
+static void cost_print(const char *what, const struct cost *c)
+{
+    printf("%-28s %10" PRIu64 " /s %8" PRIu64 " ns CPU each\n", what, per_second(c), cpu_per_op(c));
+}
+
+/* ---- A measurement runs until this timer ---- */
+
+static bool is_over;
+
+static void on_over(struct loop_timer *t)
+{
+    (void)t;
+    is_over = true;
+    loop_stop(loop);
+}
+
+static void measure(struct cost *c)
+{
+    struct loop_timer timer;
+
+    is_over = false;
+    loop_timer_init(&timer, on_over);
+    loop_timer_start(loop, &timer, loop_now(loop) + seconds * NS_PER_S);
+    cost_begin(c);
+    loop_run(loop);
+    cost_end(c);
+}
+
+/* ---- Tasks and messages ---- */
+
+static uint64_t count;
+
+static void on_task(struct task *task)
+{
+    count++;
+    if (!is_over)
+        loop_wake(loop, task);
+}
+
+static struct cost bench_tasks(void)
+{
+    struct task t[8];
+    struct cost c;
+
+    count = 0;
+    for (uint32_t i = 0; i < COUNT_OF(t); i++) {
+        task_init(&t[i], on_task);
+        loop_wake(loop, &t[i]);
+    }
+    measure(&c);
+    c.ops = count;
+    for (uint32_t i = 0; i < COUNT_OF(t); i++)
+        task_cancel(&t[i]);
+    return c;
+}
+
+static void *thread_run(void *arg)
+{
+    loop_run(arg);
+    return NULL;
+}
+
+/* Messages go round between two threads: with few of them both sleep between, with many neither. */
+struct ball {
+    struct loop_msg msg; /* first: run() finds the rest */
+    struct loop *other;
+    bool is_here;
+};
+
+static uint32_t balls_home;
+
+static void on_ball(struct loop_msg *msg)
+{
+    struct ball *b = (struct ball *)msg;
+
+    b->is_here = !b->is_here;
+    if (!b->is_here) { /* on the other thread */
+        loop_post(loop, msg);
+        return;
+    }
+    count++;
+    if (!is_over) {
+        loop_post(b->other, msg);
+    } else {
+        balls_home++;
+        loop_stop(loop);
+    }
+}
+
+static struct cost bench_posts(uint32_t balls)
+{
+    struct loop *other;
+    struct ball *b = mem_zalloc(balls * sizeof(*b));
+    pthread_t thread;
+    struct cost c;
+
+    check(loop_uring_create(&other, 16) == 0);
+    check(pthread_create(&thread, NULL, thread_run, other) == 0);
+    count = 0;
+    balls_home = 0;
+    for (uint32_t i = 0; i < balls; i++) {
+        b[i] = (struct ball){.msg.run = on_ball, .other = other, .is_here = true};
+        loop_post(other, &b[i].msg);
+    }
+    measure(&c);
+    c.ops = 2 * count;
+    while (balls_home < balls)
+        loop_run(loop);
+    loop_stop(other);
+    pthread_join(thread, NULL);
+    loop_destroy(other);
+    free(b);
+    return c;
+}
+
+/* ---- 4 KiB at depth 32 ---- */
+
+struct block_op {
+    struct loop_op op; /* first: done() finds the rest */
+    void *buf;
+};
+
+static struct loop_file *file;
+static struct prng prng;
+static bool is_write;
+static uint32_t in_flight;
+
+static void block_start(struct block_op *b)
+{
+    uint64_t offset = prng_below(&prng, FILE_BLOCKS) * BLOCK;
+
+    in_flight++;
+    if (is_write)
+        loop_write(loop, &b->op, file, b->buf, BLOCK, offset);
+    else
+        loop_read(loop, &b->op, file, b->buf, BLOCK, offset);
+}
+
+static void on_block(struct loop_op *op)
+{
+    check(op->result == BLOCK);
+    in_flight--;
+    count++;
+    if (!is_over)
+        block_start((struct block_op *)op);
+    else if (in_flight == 0)
+        loop_stop(loop);
+}
+
+static struct cost bench_blocks(bool write)
+{
+    struct block_op ops[DEPTH];
+    struct cost c;
+
+    is_write = write;
+    is_over = false;
+    count = 0;
+    for (uint32_t i = 0; i < DEPTH; i++) {
+        ops[i].buf = mem_alloc_aligned(BLOCK, BLOCK);
+        memset(ops[i].buf, (int)i, BLOCK);
+        loop_op_init(&ops[i].op, on_block);
+        block_start(&ops[i]);
+    }
+    measure(&c);
+    c.ops = count;
+    while (in_flight > 0)
+        loop_run(loop);
+    for (uint32_t i = 0; i < DEPTH; i++)
+        free(ops[i].buf);
+    return c;
+}
+
+static void bare_prepare(struct io_uring *ring, int fd, bool write, void *buf)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    uint64_t offset = prng_below(&prng, FILE_BLOCKS) * BLOCK;
+
+    if (write)
+        io_uring_prep_write(sqe, fd, buf, BLOCK, offset);
+    else
+        io_uring_prep_read(sqe, fd, buf, BLOCK, offset);
+    io_uring_sqe_set_data(sqe, buf);
+}
+
+/* The least that anyone can do with io_uring: what the loop adds is the difference. */
+static struct cost bench_bare(const char *path, bool write)
+{
+    struct io_uring ring;
+    struct io_uring_cqe *cqe;
+    struct cost c;
+    void *bufs[DEPTH];
+    int fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    unsigned flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+
+    check(fd >= 0);
+    if (io_uring_queue_init(64, &ring, flags) != 0)
+        check(io_uring_queue_init(64, &ring, 0) == 0);
+    cost_begin(&c);
+    uint64_t end = c.wall_ns + seconds * NS_PER_S;
+    for (uint32_t i = 0; i < DEPTH; i++) {
+        bufs[i] = mem_alloc_aligned(BLOCK, BLOCK);
+        memset(bufs[i], (int)i, BLOCK);
+        bare_prepare(&ring, fd, write, bufs[i]);
+    }
+    for (uint32_t left = DEPTH; left > 0;) {
+        bool more = loop_now(loop) < end;
+        unsigned head, seen = 0;
+        io_uring_submit_and_wait(&ring, 1);
+        io_uring_for_each_cqe(&ring, head, cqe)
+        {
+            check(cqe->res == BLOCK);
+            seen++;
+            if (more)
+                bare_prepare(&ring, fd, write, io_uring_cqe_get_data(cqe));
+            else
+                left--;
+        }
+        io_uring_cq_advance(&ring, seen);
+        c.ops += seen;
+    }
+    cost_end(&c);
+    io_uring_queue_exit(&ring);
+    close(fd);
+    for (uint32_t i = 0; i < DEPTH; i++)
+        free(bufs[i]);
+    return c;
+}
+
+static void file_fill(const char *path)
+{
+    size_t len = 1 << 20;
+    void *buf = mem_alloc_aligned(len, BLOCK);
+    unsigned flags = LOOP_FILE_WRITE | LOOP_FILE_CREATE | LOOP_FILE_DIRECT;
+
+    memset(buf, 1, len);
+    check(loop_file_open(loop, path, flags, &file) == 0);
+    for (uint64_t at = 0; at < (uint64_t)FILE_BLOCKS * BLOCK; at += len)
+        check(loop_write_now(file, buf, len, at) == (int64_t)len);
+    check(loop_flush_now(file) == 0);
+    free(buf);
+}
+
+/* ---- Round trips over loopback TCP, both ends on this loop ---- */
+
+enum { MESSAGE = 64 };
+
+struct end {
+    struct loop_op recv, send;
+    struct loop_conn *conn;
+    struct iovec iov;
+    uint8_t in[MESSAGE], out[MESSAGE];
+};
+
+static struct end ends[2];
+
+static void end_recv(struct end *e)
+{
+    loop_recv(loop, &e->recv, e->conn, e->in, MESSAGE);
+}
+
+static void on_sent(struct loop_op *op)
+{
+    check(op->result == MESSAGE || is_over);
+}
+
+static void on_received(struct loop_op *op)
+{
+    struct end *e = container_of(op, struct end, recv);
+
+    if (is_over)
+        return;
+    check(op->result == MESSAGE);
+    count += e == &ends[0];
+    end_recv(e);
+    loop_send(loop, &e->send, e->conn, &e->iov, 1);
+}
+
+static void on_joined(struct loop_op *op)
+{
+    check(op->result == 0);
+    ends[op == &ends[1].recv].conn = op->conn;
+    if (ends[0].conn != NULL && ends[1].conn != NULL)
+        loop_stop(loop);
+}
+
+static struct cost bench_round_trips(void)
+{
+    struct loop_listener *listener;
+    struct loop_addr addr, bound;
+    struct cost c;
+
+    check(loop_addr_parse("127.0.0.1:0", &addr));
+    check(loop_listen(loop, &addr, &listener, &bound) == 0);
+    loop_op_init(&ends[0].recv, on_joined);
+    loop_op_init(&ends[1].recv, on_joined);
+    loop_accept(loop, &ends[0].recv, listener);
+    loop_connect(loop, &ends[1].recv, &bound);
+    loop_run(loop);
+
+    is_over = false;
+    count = 0;
+    for (uint32_t i = 0; i < 2; i++) {
+        loop_op_init(&ends[i].recv, on_received);
+        loop_op_init(&ends[i].send, on_sent);
+        ends[i].iov = (struct iovec){ends[i].out, MESSAGE};
+        end_recv(&ends[i]);
+    }
+    loop_send(loop, &ends[0].send, ends[0].conn, &ends[0].iov, 1);
+    measure(&c);
+    c.ops = count;
+    return c;
+}
+
+int main(int argc, char **argv)
+{
+    char path[512];
+
+    snprintf(path, sizeof(path), "%s/bench_io_loop.%d", argc > 1 ? argv[1] : ".", (int)getpid());
+    if (argc > 2)
+        seconds = (uint64_t)atoi(argv[2]);
+    prng_init(&prng, 1);
+    check(loop_uring_create(&loop, 256) == 0);
+
+    struct cost tasks = bench_tasks();
+    cost_print("tasks", &tasks);
+    struct cost posts_few = bench_posts(1);
+    cost_print("messages, 1 under way", &posts_few);
+    struct cost posts_many = bench_posts(256);
+    cost_print("messages, 256 under way", &posts_many);
+
+    file_fill(path);
+    struct cost reads = bench_blocks(false);
+    cost_print("4 KiB reads, depth 32", &reads);
+    struct cost bare_reads = bench_bare(path, false);
+    cost_print("  over bare io_uring", &bare_reads);
+    struct cost writes = bench_blocks(true);
+    cost_print("4 KiB writes, depth 32", &writes);
+    struct cost bare_writes = bench_bare(path, true);
+    cost_print("  over bare io_uring", &bare_writes);
+    unlink(path);
+    struct cost trips = bench_round_trips();
+    cost_print("TCP round trips of 64 bytes", &trips);
+    loop_destroy(loop);
+
+    printf("{\"bench\": \"io_loop\", \"tasks_per_s\": %" PRIu64 ", \"posts_per_s\": %" PRIu64
+           ", \"posts_one_per_s\": %" PRIu64 ", \"post_cpu_ns\": %" PRIu64
+           ", \"read_per_s\": %" PRIu64 ", \"read_cpu_ns\": %" PRIu64
+           ", \"read_bare_per_s\": %" PRIu64 ", \"read_bare_cpu_ns\": %" PRIu64
+           ", \"write_per_s\": %" PRIu64 ", \"write_cpu_ns\": %" PRIu64
+           ", \"write_bare_per_s\": %" PRIu64 ", \"write_bare_cpu_ns\": %" PRIu64
+           ", \"round_trips_per_s\": %" PRIu64 "}\n",
+           per_second(&tasks), per_second(&posts_many), per_second(&posts_few),
+           cpu_per_op(&posts_many), per_second(&reads), cpu_per_op(&reads), per_second(&bare_reads),
+           cpu_per_op(&bare_reads), per_second(&writes), cpu_per_op(&writes),
+           per_second(&bare_writes), cpu_per_op(&bare_writes), per_second(&trips));
+    return 0;
+}
