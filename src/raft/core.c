@@ -564,7 +564,7 @@ int raft_core_transfer(struct raft_core *r, uint32_t id)
     if (r->transferring)
         return -EBUSY;
     r->transferring = true;
-    r->transfer.data = r;
+    r->transfer = (struct raft_transfer){.data = r};
     int rv = raft_transfer(&r->raft, &r->transfer, id, core_on_transfer);
     if (rv != 0)
         r->transferring = false;
@@ -647,6 +647,29 @@ void raft_core_handle(struct raft_core *r, struct rpc_request *req)
 
 int raft_core_bootstrap(struct loop *loop, const char *dir, uint32_t id)
 {
+    return raft_core_bootstrap_sized(loop, dir, id, 0);
+}
+
+/* With its name durable: what is promised in there must not vanish with the folder. */
+static int core_make_dir(struct loop *loop, const char *dir)
+{
+    const char *slash = strrchr(dir, '/');
+    int rv = loop_dir_create(loop, dir);
+
+    if (rv != 0)
+        return rv;
+    if (slash == NULL)
+        return loop_dir_sync(loop, ".");
+    char *parent = mem_strdup(dir);
+    parent[slash == dir ? 1 : slash - dir] = '\0';
+    rv = loop_dir_sync(loop, parent);
+    free(parent);
+    return rv;
+}
+
+int raft_core_bootstrap_sized(struct loop *loop, const char *dir, uint32_t id,
+                              uint64_t segment_size)
+{
     struct raft_configuration conf;
     char address[RAFT_ADDRESS_SIZE];
 
@@ -655,9 +678,9 @@ int raft_core_bootstrap(struct loop *loop, const char *dir, uint32_t id)
     raft_configuration_init(&conf);
     int rv = raft_configuration_add(&conf, id, address, RAFT_VOTER) == 0 ? 0 : -ENOMEM;
     if (rv == 0)
-        rv = loop_dir_create(loop, dir);
+        rv = core_make_dir(loop, dir);
     if (rv == 0)
-        rv = raft_disk_create(loop, dir, 0, &conf);
+        rv = raft_disk_create(loop, dir, segment_size, &conf);
     raft_configuration_close(&conf);
     return rv;
 }
@@ -676,7 +699,7 @@ static int core_open_disk(struct raft_core *r)
     int rv = raft_disk_open(&r->disk, &config);
 
     if (rv == -ENOENT) {
-        rv = loop_dir_create(c->loop, c->dir);
+        rv = core_make_dir(c->loop, c->dir);
         if (rv == 0)
             rv = raft_disk_create(c->loop, c->dir, c->segment_size, NULL);
         if (rv == 0)

@@ -60,6 +60,9 @@ struct raft_core_config {
 
 /* A new cluster whose only voter is `id`. Only in an empty dir. Blocking. */
 int raft_core_bootstrap(struct loop *loop, const char *dir, uint32_t id);
+/* The same with raft_core_config.segment_size. */
+int raft_core_bootstrap_sized(struct loop *loop, const char *dir, uint32_t id,
+                              uint64_t segment_size);
 
 /* Load and check dir, restore the newest snapshot, replay, start. -EBADMSG with a log line when the
  * log is corrupt in a way that needs peers and cannot be resolved. */

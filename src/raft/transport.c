@@ -281,8 +281,8 @@ static void transport_run_ended(struct raft_transport *t)
 
     while ((link = list_pop(&t->ended)) != NULL) {
         struct transport_send *s = container_of(link, struct transport_send, link);
-        s->req->cb = s->cb;
-        s->cb(s->req, s->status);
+        if (s->cb != NULL) /* nobody waits for a TimeoutNow */
+            s->cb(s->req, s->status);
         raft_free(s);
     }
 }
