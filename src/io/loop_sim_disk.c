@@ -505,19 +505,33 @@ void sim_disk_deinit(struct sim_host *h)
 
 /* ---- Faults ---- */
 
-void sim_disk_fail(struct sim_host *h, const char *prefix, enum sim_disk_op op, uint64_t after,
-                   int error, bool once)
+static void fault_add(struct sim_host *h, const char *prefix, const struct sim_fault *fault)
 {
     struct sim_fault *f = mem_zalloc(sizeof(*f));
 
-    check(error != 0);
+    *f = *fault;
     check(str_copy(f->prefix, sizeof(f->prefix), prefix + strspn(prefix, "/")));
-    f->op = op;
-    f->after = after;
-    f->error = error < 0 ? error : -error;
-    f->once = once;
     list_init(&f->link);
     list_push(&h->disk.faults, &f->link);
+}
+
+void sim_disk_fail(struct sim_host *h, const char *prefix, enum sim_disk_op op, uint64_t after,
+                   int error, bool once)
+{
+    int fault = error < 0 ? error : -error;
+
+    check(error != 0);
+    fault_add(h, prefix,
+              &(struct sim_fault){.op = op, .after = after, .fault = fault, .once = once});
+}
+
+void sim_disk_lie(struct sim_host *h, const char *prefix, enum sim_disk_lie lie, uint64_t after)
+{
+    bool writes = lie == SIM_LIE_WRITE_DROPPED || lie == SIM_LIE_WRITE_MISDIRECTED;
+    enum sim_disk_op op = writes ? SIM_DISK_WRITE : SIM_DISK_READ;
+
+    fault_add(h, prefix,
+              &(struct sim_fault){.op = op, .after = after, .fault = (int)lie, .once = true});
 }
 
 void sim_disk_clear_faults(struct sim_host *h)
@@ -538,7 +552,7 @@ void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t 
 /* Every fault that covers the call counts it; the first that is due decides. */
 static int disk_fault(struct sim_host *h, const char *path, enum sim_disk_op op)
 {
-    int error = 0;
+    int fault = 0;
     struct list *next;
 
     for (struct list *pos = h->disk.faults.next; pos != &h->disk.faults; pos = next) {
@@ -550,15 +564,27 @@ static int disk_fault(struct sim_host *h, const char *path, enum sim_disk_op op)
             f->after--;
             continue;
         }
-        if (error != 0)
+        if (fault != 0)
             continue;
-        error = f->error;
+        fault = f->fault;
         if (f->once) {
             list_remove(&f->link);
             free(f);
         }
     }
-    return error;
+    return fault;
+}
+
+/* Where an access of `len` bytes lands that went astray: as far into another page. */
+static uint64_t disk_astray(struct sim_host *h, const struct sim_inode *n, uint64_t offset,
+                            uint64_t len)
+{
+    uint64_t in_page = offset % SIM_PAGE_BYTES;
+
+    if (n->size < in_page + len)
+        return in_page;
+    uint64_t places = (n->size - in_page - len) / SIM_PAGE_BYTES + 1;
+    return in_page + prng_below(&h->sim->world, places) * SIM_PAGE_BYTES;
 }
 
 uint64_t sim_disk_latency(struct sim_host *h)
@@ -764,6 +790,48 @@ int sim_file_resize(struct loop_file *f, uint64_t size, bool reserve)
     return 0;
 }
 
+/* What reads and writes do when their time is over; the same for blocking ones. */
+
+static int64_t disk_read(struct sim_host *h, const struct sim_inode *n, const struct content *c,
+                         int fault)
+{
+    uint64_t offset = c->offset;
+
+    if (fault < 0)
+        return fault;
+    uint64_t len = inode_readable(n, offset, c->len);
+    if (fault == SIM_LIE_READ_MISDIRECTED)
+        offset = disk_astray(h, n, offset, len);
+    inode_read(n, c->iov, c->iov_count, offset, len);
+    if (fault == SIM_LIE_READ_FLIPPED && len > 0) {
+        uint64_t pos = prng_below(&h->sim->world, len);
+        uint8_t byte;
+        sim_iov_get(c->iov, c->iov_count, pos, &byte, 1);
+        byte ^= (uint8_t)(1u << prng_below(&h->sim->world, 8));
+        sim_iov_put(c->iov, c->iov_count, pos, &byte, 1);
+    }
+    return (int64_t)len;
+}
+
+static int64_t disk_write(struct sim_host *h, struct sim_inode *n, const struct content *c,
+                          struct sim_mark *mark, int fault)
+{
+    struct content astray = *c;
+
+    if (fault == -ENOSPC || fault == -EBADF)
+        return fault;
+    if (fault < 0) {
+        inode_write_part(h, n, c, mark);
+        return fault;
+    }
+    if (fault == SIM_LIE_WRITE_DROPPED)
+        return (int64_t)c->len;
+    if (fault == SIM_LIE_WRITE_MISDIRECTED)
+        astray.offset = disk_astray(h, n, c->offset, c->len);
+    int r = inode_write(h, n, &astray, mark);
+    return r != 0 ? r : (int64_t)c->len;
+}
+
 /* ---- Operations ---- */
 
 static struct content content_of(const struct sim_op *o)
@@ -798,44 +866,30 @@ static void read_mix(const struct sim_op *read, uint64_t len)
 
 static int64_t op_read(struct sim_op *o)
 {
-    if (o->error != 0)
-        return o->error;
+    struct content c = content_of(o);
 
-    uint64_t len = inode_readable(o->file->inode, o->offset, o->len);
-    inode_read(o->file->inode, o->iov, o->iov_count, o->offset, len);
-    read_mix(o, len);
-    return (int64_t)len;
-}
-
-static bool error_changes_nothing(int error)
-{
-    return error == -ENOSPC || error == -EBADF;
+    int64_t r = disk_read(o->loop->host, o->file->inode, &c, o->fault);
+    if (r > 0 && o->fault == 0)
+        read_mix(o, (uint64_t)r);
+    return r;
 }
 
 static int64_t op_write(struct sim_op *o)
 {
-    struct sim_host *h = o->loop->host;
     struct content c = content_of(o);
 
     list_remove(&o->in_inode);
     o->mark = mark_new(UINT64_MAX);
-    if (error_changes_nothing(o->error))
-        return o->error;
-    if (o->error != 0) {
-        inode_write_part(h, o->file->inode, &c, o->mark);
-        return o->error;
-    }
-    int r = inode_write(h, o->file->inode, &c, o->mark);
-    return r != 0 ? r : (int64_t)o->len;
+    return disk_write(o->loop->host, o->file->inode, &c, o->mark, o->fault);
 }
 
 static int64_t op_flush(struct sim_op *o)
 {
-    if (o->error != 0)
+    if (o->fault != 0)
         inode_flush_fail(o->loop->host, o->file->inode, o->flush_seq);
     else
         inode_flush(o->loop->host, o->file->inode, o->flush_seq);
-    return o->error;
+    return o->fault;
 }
 
 static void op_fire(struct sim_event *e)
@@ -905,7 +959,7 @@ static struct sim_op *op_start(struct loop *l, struct loop_op *op, struct loop_f
 
     o->file = sf;
     sf->ops_count++;
-    o->error = disk_fault(sf->loop->host, sf->path, fault);
+    o->fault = disk_fault(sf->loop->host, sf->path, fault);
     o->event.fire = op_fire;
     sim_at(o->loop->sim, &o->event, o->loop->sim->now + sim_disk_latency(sf->loop->host));
     return o;
@@ -938,7 +992,7 @@ void sim_file_writev(struct loop *l, struct loop_op *op, struct loop_file *f,
     struct sim_op *o = op_start(l, op, f, SIM_OP_WRITE, SIM_DISK_WRITE);
 
     if ((o->file->flags & LOOP_FILE_WRITE) == 0)
-        o->error = -EBADF;
+        o->fault = -EBADF;
     op_set_iov(o, iov, iov_count, offset);
     o->crc = sim_iov_crc(iov, iov_count);
     list_push(&o->file->inode->writes, &o->in_inode);
@@ -968,13 +1022,10 @@ int64_t sim_file_read_now(struct loop_file *f, void *buf, size_t len, uint64_t o
     struct iovec iov = {buf, len};
 
     check_direct(sf, &iov, 1, offset);
-    int error = now_begin(sf, SIM_DISK_READ, offset);
+    struct content c = {&iov, 1, offset, len};
+    int fault = now_begin(sf, SIM_DISK_READ, offset);
     memset(buf, POISON, len);
-    if (error != 0)
-        return error;
-    uint64_t n = inode_readable(sf->inode, offset, len);
-    inode_read(sf->inode, &iov, 1, offset, n);
-    return (int64_t)n;
+    return disk_read(sf->loop->host, sf->inode, &c, fault);
 }
 
 int64_t sim_file_write_now(struct loop_file *f, const void *buf, size_t len, uint64_t offset)
@@ -986,16 +1037,13 @@ int64_t sim_file_write_now(struct loop_file *f, const void *buf, size_t len, uin
 
     check(len > 0);
     check_direct(sf, &iov, 1, offset);
-    int r = now_begin(sf, SIM_DISK_WRITE, offset);
+    int fault = now_begin(sf, SIM_DISK_WRITE, offset);
     if ((sf->flags & LOOP_FILE_WRITE) == 0)
-        r = -EBADF;
+        fault = -EBADF;
     struct sim_mark *mark = mark_new(++h->disk.seq);
-    if (r == 0)
-        r = inode_write(h, sf->inode, &c, mark);
-    else if (!error_changes_nothing(r))
-        inode_write_part(h, sf->inode, &c, mark);
+    int64_t r = disk_write(h, sf->inode, &c, mark, fault);
     mark_put(mark);
-    return r != 0 ? r : (int64_t)len;
+    return r;
 }
 
 int sim_file_flush_now(struct loop_file *f)

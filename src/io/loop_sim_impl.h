@@ -95,7 +95,7 @@ struct sim_op {
     uint32_t crc_copied;
 
     struct sim_file *file;
-    int error;             /* of an injected fault, 0 or -errno */
+    int fault;             /* injected: 0, -errno, or enum sim_disk_lie */
     struct sim_mark *mark; /* of a write that was carried out */
     uint64_t flush_seq;    /* a flush covers writes up to here */
     struct sim_listener *listener;
@@ -176,7 +176,7 @@ struct sim_fault {
     char prefix[SIM_PATH_MAX];
     enum sim_disk_op op;
     uint64_t after;
-    int error;
+    int fault; /* -errno, or enum sim_disk_lie */
     bool once;
 };
 

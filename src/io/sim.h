@@ -7,16 +7,20 @@
  * namespace of files, and one process at a time that owns any number of loops.
  *
  * Fault model, per component:
- *   disk     a write goes to a volatile cache and is durable after a flush that began after it was
- * done. Power loss keeps, per 4 KiB page of unflushed or unfinished writes: nothing, all, or a torn
- * mix of 512-byte sectors, and pages in any order. A crash of the process keeps what was done and
- * any part of what was in flight. Renames and unlinks not yet dir-synced may be undone by power
- * loss. EIO on the n-th call, flipped bits, slow or stuck I/O, no space: on request. network  per
- * connection an ordered byte stream with random delay, cut at random byte positions; a connection
- * breaks (reset) on crash; a partition (per direction) stalls bytes silently until healed or until
- * the owner gives up; connecting to a host with no listener is refused, to one cut off hangs.
- *   process  crash (memory gone), pause (all its loops stop for a while).
- *   clock    rate within +-1 %.
+ *
+ *   disk     A write goes to a volatile cache and is durable after a flush that began after its
+ *            done(). Power loss keeps, per 4 KiB page of unflushed or unfinished writes: nothing,
+ *            all, or a torn mix of 512-byte sectors, and pages in any order. A crash of the process
+ *            keeps what was done and any part of what was in flight. Names that were created,
+ *            renamed or removed and not yet dir-synced: a prefix of these changes survives power
+ *            loss. On request: an error on the n-th call, flipped bits, slow or stuck I/O, lies
+ *            (below), no space.
+ *   network  Per connection an ordered byte stream with random delay, cut at random byte positions.
+ *            It breaks (reset) when either process dies. A partition, per direction, stalls bytes
+ *            silently until healed or until the owner gives up. A connect to a host where nobody
+ *            listens is refused; one that is cut off hangs, and ends with -ETIMEDOUT after 127 s.
+ *   process  Crash (memory gone), pause (all its loops stop for a while).
+ *   clock    Its rate is off by less than 1 %, and it starts anywhere.
  */
 
 #ifndef IO_SIM_H
@@ -38,8 +42,8 @@ struct sim_config {
 struct sim *sim_create(const struct sim_config *config);
 void sim_destroy(struct sim *s); /* every loop must be dead or destroyed */
 
-struct sim_host *sim_host_create(struct sim *s,
-                                 uint32_t number); /* address: ip = number, any port */
+/* Its address is 10.x.y.z with `number` = x.y.z, and any port. No unix sockets. */
+struct sim_host *sim_host_create(struct sim *s, uint32_t number);
 void sim_host_addr(const struct sim_host *h, uint16_t port, struct loop_addr *out);
 
 /* A loop of the host's process. All its loop.h calls then work in virtual time. */
@@ -73,11 +77,22 @@ void sim_net_heal_all(struct sim *s);
 void sim_net_set_slow(struct sim *s, uint32_t num, uint32_t den,
                       uint64_t ns_max); /* num/den of sends are delayed up to ns_max */
 
-/* Disk: faults by path prefix, "" = every file of the host. `after`: number of calls that still
- * succeed. */
+/* Disk: faults by path prefix, "" = every file of the host; a path has no leading slash for this.
+ * `after`: number of calls that still succeed. The blocking calls count too. */
 enum sim_disk_op { SIM_DISK_READ, SIM_DISK_WRITE, SIM_DISK_FLUSH };
 void sim_disk_fail(struct sim_host *h, const char *prefix, enum sim_disk_op op, uint64_t after,
                    int error, bool once);
+
+/* A call that reports success and does something else, once. */
+enum sim_disk_lie {
+    SIM_LIE_WRITE_DROPPED = 1,
+    SIM_LIE_WRITE_MISDIRECTED, /* to other pages of the file */
+    SIM_LIE_READ_MISDIRECTED,
+    SIM_LIE_READ_FLIPPED /* one bit, on the way */
+};
+void sim_disk_lie(struct sim_host *h, const char *prefix, enum sim_disk_lie lie, uint64_t after);
+
+/* Ends all of these, and slowness. */
 void sim_disk_clear_faults(struct sim_host *h);
 void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t ns_max);
 /* Flip a bit of the durable content; -ENOENT, -ERANGE. */
