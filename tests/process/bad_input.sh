@@ -1,0 +1,137 @@
+#!/bin/bash
+# What people and strangers do wrong: every case ends with a sentence and the right exit code, and
+# the cluster goes on.
+#
+#   tests/process/bad_input.sh BUILD_DIR
+. "$(dirname "$0")/lib.sh"
+need jq python3 qemu-img
+
+# The command line itself.
+refused 2 'no command' "$skerry"
+refused 2 'no command "nonsense"' "$skerry" nonsense
+refused 2 'say one of' "$skerry" image
+refused 2 'say one of' "$skerry" image destroy
+refused 2 'takes no --frob' "$skerry" status --frob
+refused 2 'NAME SIZE' "$skerry" image create only-a-name
+refused 2 'not a size' "$skerry" image create x 12Q
+refused 2 '--nodes' "$skerry" demo --nodes 0
+refused 2 'table or json' "$skerry" -o yaml status
+refused 7 'no node answers' "$skerry" --admin "$dir/none.sock" status
+refused 2 '107 bytes' "$skerry" --admin "/$(printf 'x%.0s' $(seq 120))" status
+refused 2 'no address' "$skerry" init --dir "$dir/bad" --listen elsewhere
+[ ! -e "$dir/bad/identity" ] || fail "a refused init left an identity"
+rc=0
+out=$("$skerry" -o json --admin "$dir/none.sock" status) || rc=$?
+[ $rc = 7 ] && jq -e '.error.code == "unreachable" and .error.message and .error.why and .error.action' <<<"$out" >/dev/null ||
+    fail "an error with -o json: $out"
+
+demo_start --size 1G
+admin=$(of 0 admin)
+listen=$(jq -r .listen "$(of 0 dir)/ports")
+nbd_port=$(of 0 nbd | sed 's/.*://')
+
+# Tokens.
+token=$("$skerry" token show --dir "$(of 0 dir)")
+join() { "$skerry" join "$1" --dir "$dir/j" --name j --listen "127.0.0.1:$(free_port)"; }
+export -f join free_port
+export skerry dir
+refused 5 'not a join token' "$skerry" join nonsense --dir "$dir/j"
+refused 5 'not a join token' "$skerry" join "${token%????}AAAA" --dir "$dir/j"
+"$skerry" init --dir "$dir/other" --name other --listen "$listen" >/dev/null
+foreign=$("$skerry" token show --dir "$dir/other")
+refused 5 'token' "$skerry" join "$foreign" --dir "$dir/j" --name j --listen "127.0.0.1:$(free_port)"
+[ ! -e "$dir/j/identity" ] || fail "a refused join left an identity"
+"$skerry" init --dir "$dir/nobody" --name nobody --listen "127.0.0.1:$(free_port)" >/dev/null
+refused 7 'no node of the cluster' "$skerry" join "$("$skerry" token show --dir "$dir/nobody")" --dir "$dir/j" --name j --listen "127.0.0.1:$(free_port)"
+
+# Starting what runs, or where somebody else is.
+mapfile -t argv < <(jq -r '.nodes[0].argv[]' "$dir/demo/demo.json")
+refused 4 'a node already runs' "${argv[@]}"
+refused 3 'holds no node' "$skerry" node --dir "$dir/empty" --admin "$dir/e.sock"
+refused 1 'another process listens there' "$skerry" node --dir "$dir/nobody" --admin "$dir/e.sock" --listen "$listen" --nbd "127.0.0.1:$(free_port)"
+refused 1 'NBD' "$skerry" node --dir "$dir/nobody" --admin "$dir/e.sock" --nbd "127.0.0.1:$nbd_port"
+refused 1 'another node answers' "$skerry" node --dir "$dir/nobody" --admin "$admin" --nbd "127.0.0.1:$(free_port)"
+refused 2 '107 bytes' "$skerry" node --dir "$dir/nobody" --admin "/tmp/$(printf 'x%.0s' $(seq 120))" --nbd "127.0.0.1:$(free_port)"
+printf '[node]\nname = nobody\n[nbd]\nlisten = 127.0.0.1:0\ncolour = blue\n' >"$dir/node.conf"
+refused 2 'line 5' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
+printf '[log]\nlevel = loud\n' >"$dir/node.conf"
+refused 2 'line 2' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
+
+# Images.
+cli() { "$skerry" --admin "$admin" "$@"; }
+refused 2 'not a name' "$skerry" --admin "$admin" image create '@home' 1G
+refused 3 'no pool' "$skerry" --admin "$admin" image create x 1G --pool nonsense
+refused 3 'no image' "$skerry" --admin "$admin" image show nonsense
+refused 3 'no pool' "$skerry" --admin "$admin" pool show nonsense
+refused 3 'no image' "$skerry" --admin "$admin" image delete nonsense --yes
+
+# Disks: of another cluster, with data, too small, and a host without room.
+cp --sparse=always "$(of 0 dir)/disk" "$dir/copy"
+"$skerry" node --dir "$dir/nobody" --admin "$dir/e.sock" --nbd "127.0.0.1:$(free_port)" >>"$dir/nobody.log" 2>&1 &
+pids+=($!)
+lone() { "$skerry" --admin "$dir/e.sock" -o json status; }
+until_true 20 lone || fail "the lone node does not answer"
+refused 6 'belongs to another cluster' "$skerry" --admin "$dir/e.sock" disk add "$dir/copy"
+head -c 128M /dev/urandom >"$dir/data"
+refused 6 'not empty' "$skerry" --admin "$dir/e.sock" disk add "$dir/data"
+refused 2 'at least' "$skerry" --admin "$dir/e.sock" disk add "$dir/small" --size 1M
+refused 2 'neither a file nor' "$skerry" --admin "$dir/e.sock" disk add "$dir"
+[ ! -e "$dir/small" ] || fail "a refused disk was made all the same"
+if [ "$(id -u)" = 0 ] && mkdir "$dir/full" && mount -t tmpfs -o size=100m none "$dir/full" 2>/dev/null; then
+    mounts+=("$dir/full")
+    refused 1 'no room' "$skerry" --admin "$dir/e.sock" disk add "$dir/full/disk" --size 200M
+    [ ! -e "$dir/full/disk" ] || fail "a disk that found no room was left behind"
+    "$skerry" init --dir "$dir/full/node" --name full --listen "127.0.0.1:$(free_port)" >/dev/null
+    head -c 70M /dev/zero >"$dir/full/fill"
+    refused 1 'is full' "$skerry" node --dir "$dir/full/node" --admin "$dir/f.sock" --nbd "127.0.0.1:$(free_port)"
+else
+    echo "not tried (no root, or no mounts): a full file system"
+fi
+"$skerry" --admin "$dir/e.sock" disk add "$dir/copy" --yes >/dev/null || fail "--yes does not overwrite a foreign disk"
+
+# Strangers at the ports: garbage, half a handshake, silence, and hang-ups.
+cli image create vol 64M >/dev/null
+python3 - "$nbd_port" "${listen##*:}" "$admin" <<'PY'
+import os, socket, sys
+nbd, internal = int(sys.argv[1]), int(sys.argv[2])
+def tcp(port):
+    s = socket.create_connection(("127.0.0.1", port)); s.settimeout(2); return s
+held = []
+for port in (nbd, internal):
+    for data in (b"", b"\0", b"GET / HTTP/1.0\r\n\r\n", os.urandom(70000), b"\xff" * 4096):
+        s = tcp(port)
+        try:
+            s.sendall(data); s.recv(64)
+        except OSError:
+            pass
+        s.close()
+    held += [tcp(port) for _ in range(40)]                       # silence
+# NBD: the greeting, then options cut off at every byte.
+option = b"\0\0\0\3" + b"IHAVEOPT" + b"\0\0\0\7" + b"\0\0\0\x0b" + b"\0\0\0\3vol" + b"\0\0\0\0"
+for cut in range(len(option)):
+    s = tcp(nbd); s.recv(18); s.sendall(option[:cut]); s.close()
+for _ in range(30):                                              # and a huge length
+    s = tcp(nbd); s.recv(18)
+    try:
+        s.sendall(b"\0\0\0\3" + b"IHAVEOPT" + b"\0\0\0\7" + b"\xff\xff\xff\xff" + b"x" * 1000); s.recv(64)
+    except OSError:
+        pass
+    s.close()
+for data in (b"\0" * 1000, b"GET /api/v1/status HTTP/1.0\r\n", b"POST /api/v1/images HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n", os.urandom(5000)):
+    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[3]); s.sendall(data); s.close()
+PY
+curl_api() { curl -s -o "$dir/api.out" -w '%{http_code} %{content_type}' --unix-socket "$admin" "$@"; }
+if command -v curl >/dev/null; then
+    [ "$(curl_api http://x/api/v1/nonsense)" = "404 application/problem+json" ] || fail "an unknown route"
+    [ "$(curl_api http://x/)" = "404 application/problem+json" ] || fail "the root"
+    [ "$(curl_api -X PUT http://x/api/v1/images)" = "400 application/problem+json" ] || fail "an unknown method"
+    [ "$(curl_api -d '{' http://x/api/v1/images)" = "400 application/problem+json" ] || fail "half a body"
+    [ "$(curl_api -d '{"name": "x", "size_bytes": 4096, "colour": 1}' http://x/api/v1/images)" = "400 application/problem+json" ] || fail "an unknown key"
+    [ "$(curl_api -d '{"name": "x", "size_bytes": -1}' http://x/api/v1/images)" = "400 application/problem+json" ] || fail "a negative size"
+fi
+refused 1 '' qemu-img info "$(of 0 nbd)/"
+refused 1 '' qemu-img info "$(of 0 nbd)/nonsense"
+qemu-img info "$(of 0 nbd)/vol" >/dev/null || fail "NBD serves no more after the strangers"
+until_true 20 is_whole 0 || fail "the cluster is not whole after the strangers"
+for i in 0 1 2; do [ "$(node_pid "$(of $i dir)")" = "$(of $i pid)" ] && kill -0 "$(of $i pid)" || fail "node $i is gone"; done
+demo_stop

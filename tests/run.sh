@@ -1,0 +1,151 @@
+#!/bin/bash
+# Every test there is. Installs what they need (as root or with sudo), builds, runs.
+#
+#   tests/run.sh [STAGE...]     stages: static unit tsan process sim fuzz; without: all of them
+#
+# The last line is `N passed, N failed`; exit 0 only when something passed and nothing failed.
+# A test that ends with 77 could not be run here: it is named, and counts as neither.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+. deploy/packages.sh
+
+stages=${*:-static unit tsan process sim fuzz}
+jobs=$(nproc)
+passed=0 failed=0
+logs=$(mktemp -d "${TMPDIR:-/tmp}/skerry-tests-XXXXXX")
+trap 'rm -rf "$logs"' EXIT
+trap 'exit 130' INT TERM
+
+wanted() { case " $stages " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+headline() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+pass() { passed=$((passed + 1)); printf 'pass     %s\n' "$*"; }
+fail() { failed=$((failed + 1)); printf 'FAILED   %s\n' "$*"; }
+
+# try NAME SECONDS COMMAND...: one test.
+try() {
+    local name=$1 limit=$2 log rc=0 begin=$SECONDS
+    shift 2
+    log=$logs/$(tr -c 'A-Za-z0-9\n' _ <<<"$name").log
+    timeout -k 10 "$limit" "$@" >"$log" 2>&1 </dev/null || rc=$?
+    case $rc in
+    0) pass "$name ($((SECONDS - begin)) s) $(tail -n 1 "$log" | grep -a 'kills;\|ready after' || true)" ;;
+    77) printf 'not run  %s: %s\n' "$name" "$(tail -n 1 "$log")" ;;
+    *)
+        fail "$name (exit $rc)"
+        tail -n 40 "$log" | sed 's/^/    /'
+        ;;
+    esac
+}
+
+# build DIR TARGETS OPTION...: configure and build; a failure is a failed test.
+build() {
+    local to=$1 targets=$2
+    shift 2
+    # shellcheck disable=SC2086
+    if cmake -G Ninja -S . -B "$to" "$@" >"$logs/build" 2>&1 && ninja -C "$to" $targets >>"$logs/build" 2>&1; then
+        return 0
+    fi
+    fail "build of $to"
+    grep -a -E 'error|warning|FAILED|undefined' "$logs/build" | head -n 30 | sed 's/^/    /'
+    return 1
+}
+
+# unit DIR [NAMES]: the unit tests built there, or those that match.
+unit() {
+    local to=$1 pattern=${2:-.} line name
+    while read -r line; do
+        name=$(sed -n 's/.*Test *#[0-9]*: \([^ ]*\) .*/\1/p' <<<"$line")
+        [ -n "$name" ] || continue
+        case $line in
+        *Passed*) pass "$to $name" ;;
+        *Skipped*) printf 'not run  %s %s\n' "$to" "$name" ;;
+        *)
+            fail "$to $name"
+            (cd "$to" && timeout 120 ctest -R "^$name\$" --output-on-failure 2>&1 | tail -n 40 | sed 's/^/    /')
+            ;;
+        esac
+    done < <(cd "$to" && ctest -j "$jobs" --timeout 300 -R "$pattern" 2>&1 | grep -a 'Test *#')
+}
+
+export ASAN_OPTIONS=detect_stack_use_after_return=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1
+
+# shellcheck disable=SC2086
+packages_install "what the tests need" $PACKAGES_BUILD $PACKAGES_SHOW $PACKAGES_TEST || fail "packages"
+
+plain=0
+if wanted static || wanted process || wanted sim; then
+    headline "plain build"
+    build build "" && plain=1
+fi
+
+if wanted static; then
+    headline "the tree itself"
+    for check in tests/*.py; do
+        [ ! -e "$check" ] || try "$check" 120 python3 "$check"
+    done
+    [ ! -e tests/purity.sh ] || try "tests/purity.sh" 120 tests/purity.sh build
+    [ $plain = 0 ] || try "docs/reference/cli.md is what the program says" 10 \
+        bash -c 'diff <(build/skerry help --reference) docs/reference/cli.md'
+    # shellcheck disable=SC2016
+    try "nothing is switched off or left to do" 10 bash -c \
+        '! grep -rnE "TO''DO|FIX''ME|-W''no-|#if 0" src tests bench CMakeLists.txt'
+fi
+
+if wanted unit || wanted process; then
+    headline "build with AddressSanitizer and UndefinedBehaviorSanitizer"
+    asan=0
+    build build-asan "" "-DSKERRY_SANITIZE=address;undefined" && asan=1
+fi
+if wanted unit && [ "$asan" = 1 ]; then
+    headline "unit tests"
+    unit build-asan
+fi
+
+if wanted process; then
+    headline "process tests"
+    if [ "$asan" = 1 ]; then
+        try "a cluster by hand" 240 tests/process/by_hand.sh build-asan
+        try "bad input" 240 tests/process/bad_input.sh build-asan
+        [ ! -e build-asan/bench/bench_gw_nbd_memory ] ||
+            try "real NBD clients" 300 tests/process/nbd_memory.sh build-asan
+    fi
+    if [ $plain = 1 ]; then
+        try "the demo as an ordinary user" 120 tests/process/demo_user.sh build
+        try "nodes killed under fio" 240 tests/process/kill_under_fio.sh build 40
+        try "all nodes killed at once" 240 tests/process/kill_all.sh build
+    fi
+fi
+
+if wanted sim && [ $plain = 1 ]; then
+    headline "simulator"
+    if [ -x build/tests/sim/run ]; then
+        for seed in $(seq 1 "${SKERRY_SEEDS:-12}"); do
+            try "seed $seed" 120 build/tests/sim/run "$seed"
+        done
+    else
+        fail "there is no build/tests/sim/run"
+    fi
+fi
+
+if wanted tsan; then
+    headline "ThreadSanitizer, for what crosses threads"
+    targets=$(ls tests/unit/test_io_*.c tests/unit/test_net_*.c 2>/dev/null | xargs -r -n 1 basename -s .c | tr '\n' ' ')
+    build build-tsan "$targets" -DSKERRY_SANITIZE=thread && unit build-tsan '^test_(io|net)_'
+fi
+
+if wanted fuzz; then
+    headline "fuzzers, ${SKERRY_FUZZ_SECONDS:-10} s each"
+    fuzzers=$(ls tests/fuzz/fuzz_*.c 2>/dev/null | xargs -r -n 1 basename -s .c | tr '\n' ' ')
+    if build build-fuzz "$fuzzers" -DCMAKE_C_COMPILER=clang-14 "-DSKERRY_SANITIZE=address;undefined" -DSKERRY_FUZZ=ON; then
+        for fuzzer in $fuzzers; do
+            try "$fuzzer" 90 "build-fuzz/tests/fuzz/$fuzzer" -max_total_time="${SKERRY_FUZZ_SECONDS:-10}" \
+                -print_final_stats=1 -artifact_prefix="$logs/"
+        done
+    fi
+fi
+
+printf '\n'
+echo "$passed passed, $failed failed"
+[ $passed -gt 0 ] && [ $failed = 0 ]
