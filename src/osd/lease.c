@@ -87,7 +87,7 @@ static void lease_on_answer(struct rpc_call *call)
         return;
     for (uint32_t i = 0; i < c->count; i++) {
         struct osd_pg *pg = osd_pg_find(o, c->pgs[i]);
-        uint32_t grant = granted[i / 4] >> (2 * (i % 4)) & 3u;
+        uint32_t grant = (uint32_t)granted[i / 4] >> (2 * (i % 4)) & 3u;
         if (grant == LEASE_REFUSED || pg == NULL || !osd_pg_acting(pg))
             continue;
         /* The reign may have changed hands and come back since it was sent: the epoch in the
