@@ -1,0 +1,224 @@
+/* The state in words, over maps made by hand: who is up, what is whole, and what the next failure
+ * would do. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "gw/status.h"
+
+/* Three nodes with a disk each, one pool of three copies, two PGs, three voters. */
+struct world {
+    struct map map;
+    struct map_node nodes[3];
+    struct map_osd osds[3];
+    struct map_pool pool;
+    struct map_pg pgs[2];
+    struct raft_core_status raft;
+    bool node_up[4];
+    struct status_report report;
+};
+
+static bool world_node_is_up(void *arg, uint32_t node)
+{
+    struct world *w = arg;
+    return node <= 3 && w->node_up[node];
+}
+
+static void world_init(struct world *w)
+{
+    memset(w, 0, sizeof(*w));
+    w->map = (struct map){.nodes = w->nodes, .osds = w->osds, .pools = &w->pool, .pgs = w->pgs};
+    w->map.nodes_count = w->map.osds_count = 3;
+    w->map.pools_count = 1;
+    w->map.pgs_count = 2;
+    w->map.default_replicas = 3;
+    w->pool = (struct map_pool){.id = 1, .name = "default", .replicas = 3, .min_size = 2};
+    w->raft.leader = 1;
+    w->raft.members_count = 3;
+    for (uint32_t i = 0; i < 3; i++) {
+        w->nodes[i].id = i + 1;
+        snprintf(w->nodes[i].name, sizeof(w->nodes[i].name), "n%u", i + 1);
+        w->osds[i] = (struct map_osd){.id = i + 1, .node = i + 1, .up = true, .size = 1 << 30};
+        w->raft.members[i] = (struct raft_core_member){.id = i + 1, .role = RAFT_CORE_VOTER};
+        w->node_up[i + 1] = true;
+    }
+    for (uint32_t i = 0; i < 2; i++)
+        w->pgs[i] = (struct map_pg){.id = 1ull << 32 | i,
+                                    .primary = i + 1,
+                                    .active = true,
+                                    .set_count = 3,
+                                    .set = {1, 2, 3}};
+}
+
+static void world_lose_node(struct world *w, uint32_t node)
+{
+    w->node_up[node] = false;
+    w->osds[node - 1].up = false;
+}
+
+static const struct status_check *world_judge(struct world *w, const char *code)
+{
+    struct status_input in = {
+        .map = &w->map, .raft = &w->raft, .node_is_up = world_node_is_up, .arg = w};
+    status_make(&in, &w->report);
+    for (uint32_t i = 0; i < w->report.checks_count; i++)
+        if (code != NULL && strcmp(w->report.checks[i].code, code) == 0)
+            return &w->report.checks[i];
+    return NULL;
+}
+
+static void a_whole_cluster_is_writable_and_survives(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    world_judge(&w, NULL);
+    assert_true(w.report.writable);
+    assert_true(w.report.survives);
+    assert_int_equal(w.report.health, STATUS_OK);
+    assert_int_equal(w.report.checks_count, 0);
+    assert_int_equal(w.report.pgs_whole, 2);
+    assert_int_equal(w.report.size_bytes, 3ull << 30);
+}
+
+static void without_one_node_it_is_writable_and_survives_no_more(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    world_lose_node(&w, 3);
+    assert_non_null(world_judge(&w, "OSD_DOWN"));
+    assert_non_null(strstr(world_judge(&w, "OSD_DOWN")->message, "osd.3"));
+    assert_non_null(strstr(world_judge(&w, "NODE_DOWN")->message, "n3"));
+    assert_non_null(world_judge(&w, "PG_DEGRADED"));
+    assert_true(w.report.writable);
+    assert_false(w.report.survives);
+    assert_non_null(strstr(w.report.survives_why, "min_size 2"));
+    assert_int_equal(w.report.health, STATUS_WARN);
+    assert_int_equal(w.report.pgs_degraded, 2);
+}
+
+static void a_member_that_is_still_in_s_but_down_leaves_the_pg_degraded(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.osds[2].up = false;
+    world_judge(&w, NULL);
+    assert_int_equal(w.report.pgs_degraded, 2);
+    assert_int_equal(w.report.nodes_up, 3);
+}
+
+static void a_primary_that_is_down_blocks_its_pg(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.osds[0].up = false;
+    assert_non_null(world_judge(&w, "PG_BLOCKED"));
+    assert_int_equal(w.report.pgs_blocked, 1);
+    assert_int_equal(w.report.pgs_degraded, 1);
+    assert_false(w.report.writable);
+    assert_int_equal(w.report.health, STATUS_ERROR);
+}
+
+static void below_min_size_nothing_is_writable(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    world_lose_node(&w, 2);
+    world_lose_node(&w, 3);
+    world_judge(&w, NULL);
+    assert_false(w.report.writable);
+    assert_int_equal(w.report.pgs_blocked, 2);
+    assert_false(w.report.survives);
+}
+
+static void two_voters_of_three_survive_no_loss(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.node_up[3] = false; /* its disk is still believed to be up */
+    world_judge(&w, NULL);
+    assert_true(w.report.writable);
+    assert_false(w.report.survives);
+    assert_non_null(strstr(w.report.survives_why, "2 of 3 voters"));
+}
+
+static void without_a_leader_nothing_is_promised(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.raft.leader = 0;
+    assert_non_null(world_judge(&w, "NO_QUORUM"));
+    assert_false(w.report.writable);
+}
+
+static void a_new_cluster_says_how_many_disks_it_waits_for(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.map.pools_count = w.map.pgs_count = w.map.osds_count = 0;
+    assert_non_null(strstr(world_judge(&w, "NO_POOL")->message, "3 hosts"));
+    assert_false(w.report.writable);
+    assert_int_equal(w.report.health, STATUS_WARN);
+}
+
+static void two_copies_on_one_node_do_not_survive_its_loss(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.osds[1].node = 1;
+    world_judge(&w, NULL);
+    assert_true(w.report.writable);
+    assert_false(w.report.survives);
+    assert_non_null(strstr(w.report.survives_why, "node n1"));
+}
+
+static void long_names_and_many_disks_are_cut_not_spilled(void **state)
+{
+    (void)state;
+    struct world w;
+    static struct map_osd osds[300];
+    world_init(&w);
+    for (uint32_t i = 0; i < COUNT_OF(osds); i++)
+        osds[i] = (struct map_osd){.id = 4000000000u + i, .node = 1, .failed = i % 2 == 0};
+    w.map.osds = osds;
+    w.map.osds_count = COUNT_OF(osds);
+    for (uint32_t i = 0; i < 3; i++) {
+        memset(w.nodes[i].name, 'n', sizeof(w.nodes[i].name) - 1);
+        w.node_up[i + 1] = false;
+    }
+    assert_non_null(world_judge(&w, "OSD_FAILED"));
+    assert_non_null(world_judge(&w, "OSD_DOWN"));
+    assert_non_null(world_judge(&w, "NODE_DOWN"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_whole_cluster_is_writable_and_survives),
+        cmocka_unit_test(without_one_node_it_is_writable_and_survives_no_more),
+        cmocka_unit_test(a_member_that_is_still_in_s_but_down_leaves_the_pg_degraded),
+        cmocka_unit_test(a_primary_that_is_down_blocks_its_pg),
+        cmocka_unit_test(below_min_size_nothing_is_writable),
+        cmocka_unit_test(two_voters_of_three_survive_no_loss),
+        cmocka_unit_test(without_a_leader_nothing_is_promised),
+        cmocka_unit_test(a_new_cluster_says_how_many_disks_it_waits_for),
+        cmocka_unit_test(two_copies_on_one_node_do_not_survive_its_loss),
+        cmocka_unit_test(long_names_and_many_disks_are_cut_not_spilled),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
