@@ -383,6 +383,44 @@ static void a_flipped_bit_is_read_back(void **state)
     world_deinit(&w);
 }
 
+static void lies_report_success_once_and_do_something_else(void **state)
+{
+    struct world w;
+    uint8_t buf[PAGE], clean[PAGE];
+    uint32_t flipped = 0;
+
+    (void)state;
+    world_init(&w, 3);
+    struct loop_file *f = open_file(&w, "f");
+    for (uint64_t page = 0; page < 8; page++)
+        write_page(&w, f, (char)('a' + page), page);
+
+    sim_disk_lie(w.host[0], "f", SIM_LIE_WRITE_DROPPED, 0);
+    assert_int_equal(write_page(&w, f, 'x', 0), PAGE);
+    assert_int_equal(count_sectors(&w, "f", 0, 'a', "a"), 8);
+
+    sim_disk_lie(w.host[0], "f", SIM_LIE_READ_FLIPPED, 1);
+    assert_int_equal(loop_read_now(f, clean, PAGE, 0), PAGE);
+    assert_int_equal(loop_read_now(f, buf, PAGE, 0), PAGE);
+    for (uint32_t i = 0; i < PAGE; i++)
+        flipped += (uint32_t)__builtin_popcount(buf[i] ^ clean[i]);
+    assert_int_equal(flipped, 1);
+    assert_int_equal(loop_read_now(f, buf, PAGE, 0), PAGE);
+    assert_memory_equal(buf, clean, PAGE);
+
+    sim_disk_lie(w.host[0], "f", SIM_LIE_WRITE_MISDIRECTED, 0);
+    assert_int_equal(write_page(&w, f, 'x', 2), PAGE);
+    uint32_t elsewhere = 0;
+    for (uint64_t page = 0; page < 8; page++)
+        elsewhere += page != 2 && count_sectors(&w, "f", page, 'x', "abcdefghx") == 8;
+    assert_int_equal(elsewhere, 1);
+
+    sim_disk_lie(w.host[0], "f", SIM_LIE_READ_MISDIRECTED, 0);
+    assert_int_equal(loop_read_now(f, buf, PAGE, 2 * PAGE), PAGE);
+    assert_true(buf[0] != 'c');
+    world_deinit(&w);
+}
+
 static bool exists(struct world *w, const char *path)
 {
     uint8_t x;
@@ -916,6 +954,7 @@ int main(void)
         cmocka_unit_test(the_nth_call_fails_where_the_prefix_says_so),
         cmocka_unit_test(a_sparse_file_costs_what_was_written_and_then_there_is_no_space),
         cmocka_unit_test(a_flipped_bit_is_read_back),
+        cmocka_unit_test(lies_report_success_once_and_do_something_else),
         cmocka_unit_test(name_changes_not_synced_are_kept_in_order_up_to_some_point),
         cmocka_unit_test(a_synced_folder_does_not_save_its_own_name),
         cmocka_unit_test(a_crash_releases_locks),
