@@ -135,8 +135,9 @@ enum loop_file_flags {
     LOOP_FILE_EXCLUSIVE = 4, /* with CREATE: -EEXIST if there is one */
     LOOP_FILE_DIRECT =
         8, /* O_DIRECT where the file system has it: buffers, offsets, lengths in 4 KiB */
-    LOOP_FILE_LOCK =
-        16, /* exclusive advisory lock, -EWOULDBLOCK if another process has it; held until close */
+    /* Exclusive advisory lock, -EWOULDBLOCK if someone else has it; held until close. A device that
+     * is to be written is not opened while it is mounted or otherwise in use: -EBUSY. */
+    LOOP_FILE_LOCK = 16,
 };
 
 /* Regular files and block devices. Blocking: for start-up and the control plane. */
