@@ -39,7 +39,7 @@ enum {
 };
 
 struct demo_node {
-    char name[8];
+    char name[16];
     char dir[DEMO_PATH_MAX], admin[DEMO_PATH_MAX], log[DEMO_PATH_MAX], disk[DEMO_PATH_MAX];
     char listen[LOOP_ADDR_STR], nbd[LOOP_ADDR_STR];
     const char *argv[DEMO_ARGS + 1];
