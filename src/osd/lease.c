@@ -46,8 +46,8 @@ static struct osd_lease *lease_of(struct osd_pg *pg, uint32_t osd)
     for (uint32_t i = 0; i < OSD_MEMBERS_MAX; i++) {
         if (pg->leases[i].osd == osd)
             return &pg->leases[i];
-        bool unused = pg->leases[i].osd == 0 || !osd_pg_in_set(pg, pg->leases[i].osd);
-        if (unused && pg->leases[i].osd != pg->pending_add)
+        uint32_t holder = pg->leases[i].osd;
+        if (holder == 0 || (!osd_pg_in_set(pg, holder) && holder != pg->pending_add))
             free_slot = &pg->leases[i];
     }
     if (free_slot != NULL)

@@ -211,6 +211,8 @@ static void peer_retry(struct peer *peer)
 
 static void peer_append(struct peer *peer, const uint8_t *p, size_t len)
 {
+    if (len == 0)
+        return;
     if (peer->list_len + len > peer->list_capacity) {
         peer->list_capacity = 2 * (peer->list_len + len);
         peer->list = mem_realloc(peer->list, peer->list_capacity);
@@ -480,7 +482,7 @@ static void peering_step_asking(struct osd_peering *p, uint64_t now)
         return;
     }
     p->state = PEERING_COPYING;
-    peering_copy_some(p);
+    osd_pg_wake(p->pg);
 }
 
 static void peering_step_joining(struct osd_peering *p)

@@ -1,0 +1,728 @@
+/*
+ * One OSD in a world answered by hand: its store, its net and the cluster state are
+ * played by the test, so each answer comes exactly when the test gives it.
+ * (The functions of store/ and net/ that osd/ calls are defined here and take
+ * the place of the libraries'.)
+ *
+ * The world: OSDs 1 to 3 of one pool with one PG, epoch 5, primary 1, which is us.
+ */
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "io/sim.h"
+#include "osd/pg.h"
+
+enum { SELF = 1, CALLS_MAX = 64, WRITES_MAX = 64, REQUESTS_MAX = 64, IMAGE = 7, CLIENT = 9 };
+
+#define PG_ID (1ull << 32)
+
+struct request {
+    struct rpc_request req; /* First: a request pointer is a pointer to this. */
+    bool answered;
+    int status;
+    uint8_t body[512];
+    uint8_t *data;
+};
+
+static struct world {
+    struct sim *sim;
+    struct sim_host *host;
+    struct loop *loop;
+    struct osd *osd;
+    struct map map;
+    struct map_node nodes[3];
+    struct map_osd osds[3];
+    struct map_pool pool;
+    struct map_pg pg;
+    struct map_image image;
+    struct meta_access access;
+    struct map_feed *feed;
+    struct meta_call *proposal; /* waits for the test's answer */
+    struct store_open *opening;
+    struct rpc_call *calls[CALLS_MAX];
+    size_t calls_count;
+    struct rpc_call *cancelled[CALLS_MAX];
+    size_t cancelled_count;
+    struct store_write *writes[WRITES_MAX];
+    size_t writes_count;
+    struct store_read *read;
+    uint64_t version; /* of the one object */
+    uint64_t dedup_client, dedup_seq;
+    struct request requests[REQUESTS_MAX];
+    size_t requests_count;
+} * world;
+
+/* ---- The store, as the test plays it: one object, its version ---- */
+
+void store_open_start(struct store_open *o)
+{
+    world->opening = o;
+}
+
+void store_close(struct store *s)
+{
+    (void)s;
+}
+
+void store_write_start(struct store *s, struct store_write *w)
+{
+    (void)s;
+    assert_true(world->writes_count < WRITES_MAX);
+    world->writes[world->writes_count++] = w;
+    if (w->kind != STORE_DEDUP)
+        world->version = w->version;
+    if (w->client != 0) {
+        world->dedup_client = w->client;
+        world->dedup_seq = w->seq;
+    }
+}
+
+void store_read_start(struct store *s, struct store_read *r)
+{
+    (void)s;
+    assert_null(world->read);
+    world->read = r;
+}
+
+bool store_lookup(struct store *s, const struct store_id *id, struct store_object *out)
+{
+    (void)s;
+    *out = (struct store_object){.id = *id, .pg = PG_ID, .version = world->version};
+    return world->version != 0;
+}
+
+bool store_block_crc(struct store *s, const struct store_id *id, uint32_t block, uint32_t *crc)
+{
+    (void)s, (void)id, (void)block, (void)crc;
+    return false;
+}
+
+uint32_t store_list(struct store *s, uint64_t pg, uint64_t above, struct store_cursor *cursor,
+                    struct store_object *out, uint32_t out_max)
+{
+    (void)out_max;
+    if (cursor->started || world->version <= above)
+        return 0;
+    cursor->started = true;
+    struct store_id id = {IMAGE, 0};
+    store_lookup(s, &id, out);
+    out->pg = pg;
+    return 1;
+}
+
+uint32_t store_dedup_list(struct store *s, const struct store_id *id, uint64_t above,
+                          struct store_dedup *out, uint32_t out_max)
+{
+    (void)s, (void)id, (void)above, (void)out, (void)out_max;
+    return 0;
+}
+
+bool store_dedup_find(struct store *s, uint64_t pg, uint64_t client, uint64_t seq,
+                      uint64_t *version)
+{
+    (void)s, (void)pg;
+    *version = world->version;
+    return client == world->dedup_client && seq == world->dedup_seq;
+}
+
+void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor)
+{
+    (void)s, (void)pg, (void)client, (void)floor;
+}
+
+void store_trim(struct store *s, uint64_t pg, uint64_t floor)
+{
+    (void)s, (void)pg, (void)floor;
+}
+
+void store_status(struct store *s, struct store_status *out)
+{
+    (void)s;
+    *out = (struct store_status){.data_bytes = 1ull << 30, .free_bytes = 1ull << 30};
+}
+
+/* ---- The net ---- */
+
+void net_kick(struct net *n)
+{
+    (void)n;
+}
+
+void net_set_incarnation(struct net *n, uint32_t incarnation)
+{
+    (void)n, (void)incarnation;
+}
+
+void rpc_call_start(struct net *n, struct rpc_call *c)
+{
+    (void)n;
+    assert_true(world->calls_count < CALLS_MAX);
+    world->calls[world->calls_count++] = c;
+}
+
+/* done() comes later, as rpc.h has it: when the world runs next. */
+void rpc_call_cancel(struct net *n, struct rpc_call *c)
+{
+    (void)n;
+    for (size_t i = 0; i < world->calls_count; i++) {
+        if (world->calls[i] == c) {
+            world->calls[i] = NULL;
+            world->cancelled[world->cancelled_count++] = c;
+        }
+    }
+}
+
+static void deliver_cancelled(void)
+{
+    while (world->cancelled_count > 0) {
+        struct rpc_call *c = world->cancelled[--world->cancelled_count];
+        c->status = -ECANCELED;
+        c->done(c);
+    }
+}
+
+void *rpc_reply_buffer(struct rpc_request *req, uint32_t len)
+{
+    struct request *r = (struct request *)req;
+
+    r->data = mem_alloc_aligned(len, STORE_BLOCK);
+    return r->data;
+}
+
+void rpc_reply(struct rpc_request *req)
+{
+    struct request *r = (struct request *)req;
+
+    assert_false(r->answered);
+    r->answered = true;
+    r->status = req->status;
+    if (req->replied != NULL)
+        req->replied(req, req->replied_arg);
+}
+
+/* ---- The cluster state ---- */
+
+static void world_submit(struct meta_access *a, struct meta_call *c)
+{
+    (void)a;
+    if (c->command.kind == META_PG_CHANGE) {
+        assert_null(world->proposal);
+        world->proposal = c;
+        return;
+    }
+    c->result = (struct meta_result){.revision = world->map.revision};
+    c->done(c);
+}
+
+static void world_feed_add(struct meta_access *a, struct map_feed *f)
+{
+    (void)a;
+    world->feed = f;
+}
+
+static void world_report(struct meta_access *a, uint32_t osd, uint32_t incarnation, bool refused)
+{
+    (void)a, (void)osd, (void)incarnation, (void)refused;
+}
+
+static void world_run(uint64_t ms)
+{
+    deliver_cancelled();
+    sim_run_until(world->sim, sim_now(world->sim) + ms * NS_PER_MS);
+}
+
+static void world_publish(void)
+{
+    world->map.revision++;
+    world->feed->on_map(world->feed, &world->map);
+    world_run(1);
+    world_run(1);
+}
+
+static void world_make_map(void)
+{
+    struct world *w = world;
+
+    w->pool = (struct map_pool){
+        .id = 1, .replicas = 3, .min_size = 2, .pg_count = 1, .object_size = 128 << 10};
+    w->pg = (struct map_pg){.id = PG_ID,
+                            .epoch = 5,
+                            .primary = SELF,
+                            .set_count = 3,
+                            .set = {1, 2, 3},
+                            .target_count = 3,
+                            .target = {1, 2, 3}};
+    w->image = (struct map_image){.id = IMAGE, .root = IMAGE, .size = 1 << 20, .pool = 1};
+    for (uint32_t i = 0; i < 3; i++) {
+        w->nodes[i].id = i + 1;
+        w->osds[i] = (struct map_osd){.id = i + 1, .node = i + 1, .incarnation = 1, .up = true};
+    }
+    w->map = (struct map){.revision = 10,
+                          .nodes_count = 3,
+                          .nodes = w->nodes,
+                          .osds_count = 3,
+                          .osds = w->osds,
+                          .pools_count = 1,
+                          .pools = &w->pool,
+                          .pgs_count = 1,
+                          .pgs = &w->pg,
+                          .images_count = 1,
+                          .images = &w->image,
+                          .image_last = IMAGE,
+                          .client_last = CLIENT};
+}
+
+/* The OSD is open and has seen its first map; no lease was ever granted by it, so it asks at once.
+ */
+static int setup(void **state)
+{
+    struct sim_config sim = {.seed = 1};
+
+    (void)state;
+    world = mem_zalloc(sizeof(*world));
+    world->sim = sim_create(&sim);
+    world->host = sim_host_create(world->sim, 1);
+    world->loop = sim_loop_create(world->host);
+    world->access = (struct meta_access){
+        .submit = world_submit, .feed_add = world_feed_add, .report = world_report};
+    world_make_map();
+
+    struct osd_config config = {
+        .loop = world->loop, .meta = &world->access, .id = SELF, .node = 1, .path = "/osd"};
+    assert_int_equal(osd_open(&config, &world->osd), 0);
+    world->opening->result = 0;
+    world->opening->incarnation = 1;
+    world->opening->store = NULL;
+    world->opening->done(world->opening);
+    world->map.client_last = 0;
+    world_publish();
+    return 0;
+}
+
+/* ---- Answering ---- */
+
+/* The n-th unanswered call of a kind to an OSD. */
+static struct rpc_call *call_to(uint16_t kind, uint32_t osd)
+{
+    for (size_t i = 0; i < world->calls_count; i++) {
+        struct rpc_call *c = world->calls[i];
+        if (c != NULL && c->kind == kind && c->to == net_endpoint_make(NET_OSD, osd))
+            return c;
+    }
+    return NULL;
+}
+
+static void answer(uint16_t kind, uint32_t osd, int status, const void *body, size_t len)
+{
+    struct rpc_call *c = call_to(kind, osd);
+
+    assert_non_null(c);
+    for (size_t i = 0; i < world->calls_count; i++) {
+        if (world->calls[i] == c)
+            world->calls[i] = NULL;
+    }
+    void *at = c->body_buf != NULL ? c->body_buf : c->inline_body;
+    if (len > 0)
+        memcpy(at, body, len);
+    c->status = status;
+    c->reply_body = (struct slice){at, len};
+    c->done(c);
+    world_run(1);
+}
+
+static void answer_store(size_t i, int result)
+{
+    struct store_write *w = world->writes[i];
+
+    assert_non_null(w);
+    world->writes[i] = NULL;
+    w->result = result;
+    w->done(w);
+    world_run(1);
+}
+
+static void answer_proposal(void)
+{
+    struct meta_call *c = world->proposal;
+
+    assert_non_null(c);
+    world->proposal = NULL;
+    c->result = (struct meta_result){.revision = world->map.revision + 1};
+    c->done(c);
+}
+
+static struct request *request(uint16_t kind, net_endpoint from, uint32_t epoch)
+{
+    struct request *r = &world->requests[world->requests_count++];
+
+    assert_true(world->requests_count <= REQUESTS_MAX);
+    r->req = (struct rpc_request){
+        .from = from, .from_incarnation = 1, .kind = kind, .pg = PG_ID, .epoch = epoch};
+    r->req.body.base = r->body;
+    return r;
+}
+
+static struct request *client_io(uint16_t kind, uint64_t seq, uint32_t offset, uint32_t len)
+{
+    struct request *r = request(kind, net_endpoint_make(NET_CLIENT, CLIENT), world->pg.epoch);
+    struct wire_osd_io io = {.image = IMAGE, .offset = offset, .len = len};
+    uint32_t pieces = wire_pieces(offset, len);
+
+    if (kind == WIRE_OSD_WRITE) {
+        io.client = CLIENT;
+        io.seq = seq;
+        io.floor = 1;
+        r->data = mem_alloc_aligned(pieces * STORE_BLOCK, STORE_BLOCK);
+        memset(r->data, (int)seq, pieces * STORE_BLOCK);
+        r->req.data = r->data;
+        r->req.data_len = len;
+    }
+    wire_osd_io_put(r->body, &io);
+    r->req.body.len = WIRE_OSD_IO_SIZE;
+    if (kind == WIRE_OSD_WRITE) {
+        assert_int_equal(pieces, 1);
+        put_u32(r->body + WIRE_OSD_IO_SIZE,
+                crc32c_block(IMAGE, 0, offset / STORE_BLOCK, r->data, len));
+        r->req.body.len += 4;
+    }
+    osd_handle(world->osd, &r->req);
+    world_run(1);
+    return r;
+}
+
+static struct request *client_write(uint64_t seq)
+{
+    return client_io(WIRE_OSD_WRITE, seq, 0, STORE_BLOCK);
+}
+
+/* Another OSD's sub-write of `version` on top of `previous`. */
+static struct request *sub_write(uint32_t from, uint32_t epoch, uint64_t version, uint64_t previous)
+{
+    struct request *r = request(WIRE_SUB_WRITE, net_endpoint_make(NET_OSD, from), epoch);
+
+    r->data = mem_alloc_aligned(STORE_BLOCK, STORE_BLOCK);
+    memset(r->data, 1, STORE_BLOCK);
+    r->req.data = r->data;
+    r->req.data_len = STORE_BLOCK;
+    put_u64(r->body, IMAGE);
+    put_u64(r->body + 16, version);
+    put_u64(r->body + 24, previous);
+    put_u64(r->body + 48, CLIENT);
+    put_u64(r->body + 56, 1);
+    put_u32(r->body + 76, STORE_BLOCK);
+    put_u32(r->body + 80, 1);
+    put_u32(r->body + 88, crc32c_block(IMAGE, 0, 0, r->data, STORE_BLOCK));
+    r->req.body.len = WIRE_SUB_WRITE_SIZE + 4;
+    osd_handle(world->osd, &r->req);
+    world_run(1);
+    return r;
+}
+
+static void answer_peer(uint32_t osd)
+{
+    static const uint8_t empty[WIRE_LIST_HEAD];
+    uint8_t stable[8] = {0};
+
+    answer(WIRE_QUERY, osd, 0, stable, sizeof(stable));
+    answer(WIRE_LIST, osd, 0, empty, sizeof(empty));
+}
+
+static void activate(void)
+{
+    answer_peer(2);
+    answer_peer(3);
+    assert_non_null(world->proposal);
+    assert_int_equal(world->proposal->command.changes[0].kind, META_PG_ACTIVATE);
+    answer_proposal();
+    world->pg.active = true;
+    world->pg.activated = world->pg.epoch;
+    world_publish();
+}
+
+static void grant_leases(void)
+{
+    const uint8_t granted[1] = {1};
+
+    world_run(30);
+    answer(WIRE_LEASE, 2, 0, granted, 1);
+    answer(WIRE_LEASE, 3, 0, granted, 1);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    sim_host_crash(world->host, false);
+    osd_close(world->osd);
+    loop_destroy(world->loop);
+    sim_destroy(world->sim);
+    for (size_t i = 0; i < world->requests_count; i++)
+        free(world->requests[i].data);
+    free(world);
+    return 0;
+}
+
+/* ---- The sentences ---- */
+
+static void nothing_is_served_before_the_activation_is_in_the_state(void **state)
+{
+    (void)state;
+    assert_int_equal(client_write(1)->status, -EAGAIN);
+    answer_peer(2);
+    answer_peer(3);
+    assert_int_equal(client_write(1)->status, -EAGAIN);
+    assert_int_equal(world->writes_count, 0);
+}
+
+static void a_write_is_answered_when_all_members_have_it(void **state)
+{
+    (void)state;
+    activate();
+    struct request *r = client_write(1);
+    assert_int_equal(world->writes_count, 1);
+    answer(WIRE_SUB_WRITE, 2, 0, NULL, 0);
+    answer_store(0, 0);
+    assert_false(r->answered);
+    answer(WIRE_SUB_WRITE, 3, 0, NULL, 0);
+    assert_true(r->answered);
+    assert_int_equal(r->status, 0);
+}
+
+static void a_write_is_not_answered_before_our_own_store_has_it(void **state)
+{
+    (void)state;
+    activate();
+    struct request *r = client_write(1);
+    answer(WIRE_SUB_WRITE, 2, 0, NULL, 0);
+    answer(WIRE_SUB_WRITE, 3, 0, NULL, 0);
+    assert_false(r->answered);
+    answer_store(0, 0);
+    assert_true(r->answered);
+}
+
+static void a_member_that_refuses_connections_leaves_the_set_before_the_answer(void **state)
+{
+    (void)state;
+    activate();
+    struct request *r = client_write(1);
+    answer_store(0, 0);
+    answer(WIRE_SUB_WRITE, 2, 0, NULL, 0);
+    answer(WIRE_SUB_WRITE, 3, -ECONNREFUSED, NULL, 0);
+    assert_false(r->answered);
+    assert_non_null(world->proposal);
+    const struct meta_pg_change *c = &world->proposal->command.changes[0];
+    assert_int_equal(c->kind, META_PG_SHRINK);
+    assert_int_equal(c->set_count, 2);
+    assert_int_equal(c->version, osd_version(5, 0)); /* W: just below the write in flight */
+
+    answer_proposal();
+    world->pg.epoch = 6;
+    world->pg.set_count = 2;
+    world_publish();
+    assert_true(r->answered);
+    assert_int_equal(r->status, 0);
+}
+
+static void a_write_in_flight_is_sent_again_under_the_new_epoch_with_its_old_version(void **state)
+{
+    (void)state;
+    activate();
+    client_write(1);
+    uint64_t version = world->writes[0]->version;
+    answer(WIRE_SUB_WRITE, 2, -EPIPE, NULL, 0);
+    world->pg.epoch = 6;
+    world->pg.set_count = 2;
+    world_publish();
+    struct rpc_call *again = call_to(WIRE_SUB_WRITE, 2);
+    assert_non_null(again);
+    assert_int_equal(get_u64((const uint8_t *)again->body.base + 16), version);
+}
+
+static void a_read_needs_a_lease_of_every_member(void **state)
+{
+    (void)state;
+    activate();
+    assert_int_equal(client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK)->status, -EAGAIN);
+    grant_leases();
+    struct request *r = client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK);
+    assert_false(r->answered);
+    assert_non_null(world->read);
+    struct store_read *sr = world->read;
+    world->read = NULL;
+    sr->done(sr);
+    world_run(1);
+    assert_int_equal(r->status, 0);
+
+    world_run(3100); /* nobody renews */
+    assert_int_equal(client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK)->status, -EAGAIN);
+}
+
+static void a_read_waits_for_the_write_of_its_range(void **state)
+{
+    (void)state;
+    activate();
+    grant_leases();
+    client_write(1);
+    struct request *r = client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK);
+    assert_null(world->read);
+    answer_store(0, 0);
+    answer(WIRE_SUB_WRITE, 2, 0, NULL, 0);
+    assert_null(world->read);
+    answer(WIRE_SUB_WRITE, 3, 0, NULL, 0);
+    assert_non_null(world->read);
+    assert_false(r->answered);
+    world->read->done(world->read);
+    world_run(1);
+    assert_true(r->answered);
+}
+
+static void a_request_sent_again_is_executed_once(void **state)
+{
+    (void)state;
+    activate();
+    struct request *first = client_write(1);
+    struct request *again = client_write(1);
+    assert_int_equal(world->writes_count, 1);
+    answer_store(0, 0);
+    answer(WIRE_SUB_WRITE, 2, 0, NULL, 0);
+    answer(WIRE_SUB_WRITE, 3, 0, NULL, 0);
+    assert_int_equal(first->status, 0);
+    assert_true(again->answered);
+    assert_int_equal(again->status, 0);
+
+    struct request *late = client_write(1);
+    assert_true(late->answered);
+    assert_int_equal(late->status, 0);
+    assert_int_equal(world->writes_count, 1);
+}
+
+static void a_request_below_the_floor_is_never_executed(void **state)
+{
+    (void)state;
+    activate();
+    osd_floor(world->osd, PG_ID, CLIENT, 5);
+    assert_int_equal(client_write(3)->status, -ECANCELED);
+    assert_int_equal(world->writes_count, 0);
+}
+
+static void what_the_store_did_under_an_older_epoch_is_not_acknowledged(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world_publish();
+    struct request *r = sub_write(2, 6, osd_version(6, 1), 0);
+    assert_int_equal(world->writes_count, 1);
+
+    struct request *query = request(WIRE_QUERY, net_endpoint_make(NET_OSD, 3), 7);
+    osd_handle(world->osd, &query->req);
+    world_run(1);
+    assert_false(query->answered); /* first what is in flight ends */
+    answer_store(0, 0);
+    assert_int_equal(r->status, -EAGAIN);
+    assert_int_equal(query->status, 0);
+    assert_int_equal(sub_write(2, 6, osd_version(6, 2), osd_version(6, 1))->status, -EAGAIN);
+    assert_int_equal(world->writes_count, 1);
+}
+
+static void a_sub_write_out_of_order_is_refused(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world_publish();
+    assert_int_equal(sub_write(2, 6, osd_version(6, 2), osd_version(6, 1))->status, -EAGAIN);
+    assert_int_equal(world->writes_count, 0);
+}
+
+static void an_older_incarnation_is_refused(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world->osds[1].incarnation = 2;
+    world_publish();
+    assert_int_equal(sub_write(2, 6, osd_version(6, 1), 0)->status, -ESTALE);
+}
+
+static void a_deposed_primary_answers_nothing_with_success(void **state)
+{
+    (void)state;
+    activate();
+    struct request *r = client_write(1);
+    world->pg.epoch = 6;
+    world->pg.primary = 2;
+    world->pg.active = false;
+    world_publish();
+    answer_store(0, 0);
+    assert_true(r->answered);
+    assert_int_equal(r->status, -EAGAIN);
+}
+
+static void a_grant_is_waited_for_before_the_next_reign(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world->pg.active = true;
+    world_publish();
+    struct request *lease = request(WIRE_LEASE, net_endpoint_make(NET_OSD, 2), 0);
+    put_u32(lease->body, 1);
+    put_u64(lease->body + 8, PG_ID);
+    put_u32(lease->body + 16, 6);
+    lease->req.body.len = WIRE_LEASE_HEAD + WIRE_LEASE_ITEM;
+    osd_handle(world->osd, &lease->req);
+    assert_int_equal(lease->status, 0);
+
+    world->calls_count = 0;
+    world->osds[1].up = false;
+    world->pg.primary = SELF;
+    world->pg.epoch = 7;
+    world->pg.active = false;
+    world_publish();
+    world_run(2900);
+    assert_null(call_to(WIRE_QUERY, 3));
+    world_run(300);
+    assert_non_null(call_to(WIRE_QUERY, 3));
+}
+
+static void no_grant_is_waited_for_when_its_holder_is_dead(void **state)
+{
+    (void)state;
+    a_grant_is_waited_for_before_the_next_reign(state);
+    world->calls_count = 0;
+    world->osds[1].dead_incarnation = 1;
+    world->pg.epoch = 8;
+    world_publish();
+    assert_non_null(call_to(WIRE_QUERY, 3));
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(nothing_is_served_before_the_activation_is_in_the_state),
+        TEST(a_write_is_answered_when_all_members_have_it),
+        TEST(a_write_is_not_answered_before_our_own_store_has_it),
+        TEST(a_member_that_refuses_connections_leaves_the_set_before_the_answer),
+        TEST(a_write_in_flight_is_sent_again_under_the_new_epoch_with_its_old_version),
+        TEST(a_read_needs_a_lease_of_every_member),
+        TEST(a_read_waits_for_the_write_of_its_range),
+        TEST(a_request_sent_again_is_executed_once),
+        TEST(a_request_below_the_floor_is_never_executed),
+        TEST(what_the_store_did_under_an_older_epoch_is_not_acknowledged),
+        TEST(a_sub_write_out_of_order_is_refused),
+        TEST(an_older_incarnation_is_refused),
+        TEST(a_deposed_primary_answers_nothing_with_success),
+        TEST(a_grant_is_waited_for_before_the_next_reign),
+        TEST(no_grant_is_waited_for_when_its_holder_is_dead),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
