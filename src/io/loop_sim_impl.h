@@ -1,6 +1,7 @@
 /*
- * Inside the simulator: what loop_sim.c (events, hosts, turns), loop_sim_disk.c (contents),
- * loop_sim_name.c (names) and loop_sim_net.c (connections) share. The promise is in io/sim.h.
+ * Inside the simulator: what loop_sim.c (events, hosts, turns), loop_sim_inode.c (contents),
+ * loop_sim_disk.c (files and their faults), loop_sim_name.c (names) and loop_sim_net.c
+ * (connections) share. The promise is in io/sim.h.
  *
  * Determinism. Every decision is a function of the seed and of the calls made: events are ordered
  * by (time, insertion), lists are walked in order of insertion, hash tables are only looked up.
@@ -158,6 +159,13 @@ struct sim_inode {
     struct list dirty;
     struct list writes; /* struct sim_op under way */
     struct sim_file *locked_by;
+};
+
+/* Bytes for a file. */
+struct sim_content {
+    const struct iovec *iov;
+    int iov_count;
+    uint64_t offset, len;
 };
 
 struct sim_name {
@@ -345,6 +353,26 @@ uint32_t sim_iov_crc(const struct iovec *iov, int iov_count);
 void sim_iov_get(const struct iovec *iov, int iov_count, uint64_t pos, void *dst, size_t len);
 void sim_iov_put(const struct iovec *iov, int iov_count, uint64_t pos, const void *src, size_t len);
 
+/* loop_sim_inode.c */
+struct sim_inode *sim_inode_create(struct sim_host *h, bool is_dir);
+void sim_inode_put(struct sim_host *h, struct sim_inode *n);
+void sim_versions_free(struct sim *s);
+struct sim_mark *sim_mark_new(uint64_t seq);
+void sim_mark_put(struct sim_mark *m);
+int sim_inode_write(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
+                    struct sim_mark *mark);
+/* A write that failed or was cut short: any part of it. */
+void sim_inode_write_part(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
+                          struct sim_mark *mark);
+void sim_inode_flush(struct sim_host *h, struct sim_inode *n, uint64_t seq);
+void sim_inode_flush_fail(struct sim_host *h, struct sim_inode *n, uint64_t seq);
+uint64_t sim_inode_readable(const struct sim_inode *n, uint64_t offset, uint64_t len);
+void sim_inode_read(const struct sim_inode *n, const struct iovec *iov, int iov_count,
+                    uint64_t offset, uint64_t len);
+void sim_inode_flip(struct sim_host *h, struct sim_inode *n, uint64_t bit);
+int sim_inode_resize(struct sim_host *h, struct sim_inode *n, uint64_t size, bool reserve);
+void sim_inode_power_loss(struct sim_host *h, struct sim_inode *n);
+
 /* loop_sim_disk.c */
 uint64_t sim_disk_latency(struct sim_host *h);
 void sim_disk_init(struct sim_host *h);
@@ -354,9 +382,6 @@ void sim_disk_op_done(struct sim_op *o);   /* it is being handed back */
 void sim_disk_op_killed(struct sim_op *o); /* its process is gone */
 void sim_files_release(struct sim_loop *l);
 void sim_files_free(struct sim_loop *l);
-struct sim_inode *sim_inode_create(struct sim_host *h, bool is_dir);
-void sim_inode_put(struct sim_host *h, struct sim_inode *n);
-void sim_versions_free(struct sim *s);
 
 int sim_file_open(struct loop *l, const char *path, unsigned flags, struct loop_file **out);
 void sim_file_close(struct loop_file *f);
