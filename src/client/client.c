@@ -287,20 +287,11 @@ int client_open(const struct client_config *config, struct client **out)
     return 0;
 }
 
+/* A dead loop has forgotten our tasks and timers, and the feed's maps come no more. */
 void client_close(struct client *c)
 {
-    c->config.meta->feed_remove(c->config.meta, &c->feed);
-    loop_timer_stop(c->loop, &c->id_timer);
-    list_for_each (pos, &c->parts_open) {
-        struct client_part *p = container_of(pos, struct client_part, link);
-        loop_timer_stop(c->loop, &p->timer);
-        task_cancel(&p->task);
-    }
-    task_cancel(&c->map_task);
-    task_cancel(&c->id_task);
-    task_cancel(&c->cut_task);
-
     struct list *link;
+
     while ((link = list_pop(&c->images)) != NULL)
         free(container_of(link, struct client_image, link));
     pool_deinit(&c->parts);

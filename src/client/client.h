@@ -31,7 +31,7 @@ struct client_config {
 
 /* Registers a client id through Raft in the background; ops wait for it. */
 int client_open(const struct client_config *config, struct client **out);
-void client_close(struct client *c); /* its loop has stopped or is dead, or nothing is in flight */
+void client_close(struct client *c); /* its loop is dead, and so is the one of config.meta */
 int client_resolve(struct client *c, net_endpoint e,
                    struct loop_addr *out); /* NET_OSD/id -> its node's address, by the newest map */
 void client_peer_lost(struct client *c, net_endpoint e, uint32_t incarnation,
