@@ -923,6 +923,154 @@ static void a_moved_connection_works_on_its_new_loop(void **state)
     contract_pair_close(&p);
 }
 
+/* ---- Traffic at random, closed at random ---- */
+
+enum { SOUP_PAIRS = 12, SOUP_ROUNDS = 400, SOUP_BYTES = 150000 };
+
+/* One direction of a stream: byte i of it is soup_byte(i). */
+struct soup_end {
+    struct loop_conn *conn; /* NULL: closed */
+    struct loop_op recv, send;
+    bool is_receiving, is_sending, has_ended;
+    uint64_t received, sent;
+    struct iovec iov[3];
+    uint8_t *in, *out;
+    uint64_t *started, *returned;
+};
+
+static uint8_t soup_byte(uint64_t i)
+{
+    return (uint8_t)(mix64(i >> 3) >> (8 * (i & 7)));
+}
+
+static void soup_on_recv(struct loop_op *op)
+{
+    struct soup_end *e = container_of(op, struct soup_end, recv);
+
+    assert_true(e->is_receiving);
+    e->is_receiving = false;
+    ++*e->returned;
+    if (op->result <= 0) {
+        e->has_ended = true;
+        return;
+    }
+    for (int64_t i = 0; i < op->result; i++)
+        assert_int_equal(e->in[i], soup_byte(e->received + (uint64_t)i));
+    e->received += (uint64_t)op->result;
+}
+
+static void soup_on_send(struct loop_op *op)
+{
+    struct soup_end *e = container_of(op, struct soup_end, send);
+    uint64_t len = e->iov[0].iov_len + e->iov[1].iov_len + e->iov[2].iov_len;
+
+    assert_true(e->is_sending);
+    e->is_sending = false;
+    ++*e->returned;
+    if (op->result < 0) {
+        e->has_ended = true;
+        return;
+    }
+    assert_int_equal(op->result, len);
+    e->sent += len;
+}
+
+static void soup_send(struct contract_env *env, struct prng *p, struct soup_end *e)
+{
+    uint64_t len = 1 + prng_below(p, prng_chance(p, 1, 4) ? SOUP_BYTES : 500);
+    uint64_t a = prng_below(p, len + 1), b = prng_below(p, len - a + 1);
+
+    for (uint64_t i = 0; i < len; i++)
+        e->out[i] = soup_byte(e->sent + i);
+    e->iov[0] = (struct iovec){e->out, a};
+    e->iov[1] = (struct iovec){e->out + a, b};
+    e->iov[2] = (struct iovec){e->out + a + b, len - a - b};
+    e->is_sending = true;
+    ++*e->started;
+    loop_op_init(&e->send, soup_on_send);
+    loop_send(env->loop, &e->send, e->conn, e->iov, 3);
+}
+
+static void soup_recv(struct contract_env *env, struct prng *p, struct soup_end *e)
+{
+    e->is_receiving = true;
+    ++*e->started;
+    loop_op_init(&e->recv, soup_on_recv);
+    loop_recv(env->loop, &e->recv, e->conn, e->in, 1 + prng_below(p, SOUP_BYTES));
+}
+
+static void soup_step(struct contract_env *env, struct prng *p, struct soup_end *e)
+{
+    if (e->conn == NULL)
+        return;
+    if (!e->is_receiving && !e->has_ended && prng_chance(p, 2, 3))
+        soup_recv(env, p, e);
+    if (!e->is_sending && !e->has_ended && prng_chance(p, 2, 3))
+        soup_send(env, p, e);
+    if (e->has_ended || prng_chance(p, 1, 60)) {
+        loop_conn_close(e->conn);
+        e->conn = NULL;
+    }
+}
+
+static void soup_init(struct contract_env *env, struct contract_pair *p, struct soup_end ends[2],
+                      uint64_t counts[2])
+{
+    contract_join(env, p);
+    ends[0] = (struct soup_end){.conn = p->client, .in = ends[0].in, .out = ends[0].out};
+    ends[1] = (struct soup_end){.conn = p->server, .in = ends[1].in, .out = ends[1].out};
+    for (uint32_t i = 0; i < 2; i++) {
+        ends[i].started = &counts[0];
+        ends[i].returned = &counts[1];
+    }
+}
+
+static bool soup_is_free(const struct soup_end *e)
+{
+    return e->conn == NULL && !e->is_receiving && !e->is_sending;
+}
+
+static bool soup_all_returned(void *arg)
+{
+    const uint64_t *counts = arg;
+    return counts[0] == counts[1];
+}
+
+static void whatever_is_sent_and_closed_every_op_returns_once_and_no_byte_is_wrong(void **state)
+{
+    struct contract_env *env = *state;
+    static struct soup_end ends[2 * SOUP_PAIRS];
+    struct contract_pair pair;
+    struct prng p;
+    uint64_t counts[2] = {0};
+    uint8_t *memory = malloc((size_t)4 * SOUP_PAIRS * SOUP_BYTES);
+
+    prng_init(&p, 20);
+    contract_listen(env, &pair);
+    for (uint32_t i = 0; i < 2 * SOUP_PAIRS; i++) {
+        ends[i] = (struct soup_end){.in = memory + (size_t)2 * i * SOUP_BYTES,
+                                    .out = memory + (size_t)(2 * i + 1) * SOUP_BYTES};
+    }
+    for (uint32_t round = 0; round < SOUP_ROUNDS; round++) {
+        for (uint32_t i = 0; i < 2 * SOUP_PAIRS; i += 2) {
+            if (soup_is_free(&ends[i]) && soup_is_free(&ends[i + 1]))
+                soup_init(env, &pair, &ends[i], counts);
+            soup_step(env, &p, &ends[i]);
+            soup_step(env, &p, &ends[i + 1]);
+        }
+        contract_rest(env, prng_below(&p, 300000));
+    }
+    for (uint32_t i = 0; i < 2 * SOUP_PAIRS; i++) {
+        if (ends[i].conn != NULL)
+            loop_conn_close(ends[i].conn);
+    }
+    contract_wait_true(env, soup_all_returned, counts);
+    contract_rest(env, NS_PER_MS);
+    assert_true(soup_all_returned(counts) && counts[0] > SOUP_ROUNDS);
+    loop_listener_close(pair.listener);
+    free(memory);
+}
+
 /* ---- The end ---- */
 
 /* Everything in flight lies in one block that is freed, and must not be touched, after the halt. */
@@ -982,34 +1130,36 @@ static void a_halted_loop_calls_nobody_and_lets_nothing_through(void **state)
 
 #define CONTRACT_TEST(name, setup, teardown) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-#define CONTRACT_TESTS(s, t)                                                             \
-    CONTRACT_TEST(a_task_woken_twice_runs_once_and_not_at_once, s, t),                   \
-        CONTRACT_TEST(timers_fire_in_order_of_time_then_of_start_and_never_early, s, t), \
-        CONTRACT_TEST(a_stopped_timer_stays_silent_and_a_moved_one_fires_once, s, t),    \
-        CONTRACT_TEST(tasks_that_never_rest_do_not_starve_ops_and_timers, s, t),         \
-        CONTRACT_TEST(messages_of_one_sender_arrive_in_order_and_not_at_once, s, t),     \
-        CONTRACT_TEST(a_message_may_be_posted_on_from_its_run, s, t),                    \
-        CONTRACT_TEST(clocks_go_forward_and_random_numbers_differ, s, t),                \
-        CONTRACT_TEST(what_was_written_is_read_whatever_the_pieces, s, t),               \
-        CONTRACT_TEST(a_read_past_the_end_returns_fewer_bytes, s, t),                    \
-        CONTRACT_TEST(direct_files_take_whole_blocks_and_end_where_they_end, s, t),      \
-        CONTRACT_TEST(a_flush_succeeds_and_the_blocking_calls_see_the_same_file, s, t),  \
-        CONTRACT_TEST(opening_says_what_is_wrong, s, t),                                 \
-        CONTRACT_TEST(a_locked_file_opens_once, s, t),                                   \
-        CONTRACT_TEST(a_file_grows_with_zeros_and_shrinks, s, t),                        \
-        CONTRACT_TEST(a_reservation_the_disk_cannot_hold_changes_nothing, s, t),         \
-        CONTRACT_TEST(names_are_made_listed_renamed_and_removed, s, t),                  \
-        CONTRACT_TEST(more_ops_than_the_queue_holds_all_come_back_once, s, t),           \
-        CONTRACT_TEST(connecting_where_nobody_listens_is_refused, s, t),                 \
-        CONTRACT_TEST(a_port_is_taken_while_it_is_listened_on_and_free_after, s, t),     \
-        CONTRACT_TEST(each_side_knows_its_peer, s, t),                                   \
-        CONTRACT_TEST(a_receive_gets_what_there_is_and_then_the_end, s, t),              \
-        CONTRACT_TEST(a_big_send_arrives_whole_through_small_receives, s, t),            \
-        CONTRACT_TEST(closing_ends_ops_in_flight_and_the_peer_learns_of_it, s, t),       \
-        CONTRACT_TEST(closing_with_ops_that_were_only_just_started_ends_them_too, s, t), \
-        CONTRACT_TEST(a_send_to_a_peer_that_is_gone_fails, s, t),                        \
-        CONTRACT_TEST(connections_that_wait_do_not_hold_up_files, s, t),                 \
-        CONTRACT_TEST(a_moved_connection_works_on_its_new_loop, s, t),                   \
+#define CONTRACT_TESTS(s, t)                                                                     \
+    CONTRACT_TEST(a_task_woken_twice_runs_once_and_not_at_once, s, t),                           \
+        CONTRACT_TEST(timers_fire_in_order_of_time_then_of_start_and_never_early, s, t),         \
+        CONTRACT_TEST(a_stopped_timer_stays_silent_and_a_moved_one_fires_once, s, t),            \
+        CONTRACT_TEST(tasks_that_never_rest_do_not_starve_ops_and_timers, s, t),                 \
+        CONTRACT_TEST(messages_of_one_sender_arrive_in_order_and_not_at_once, s, t),             \
+        CONTRACT_TEST(a_message_may_be_posted_on_from_its_run, s, t),                            \
+        CONTRACT_TEST(clocks_go_forward_and_random_numbers_differ, s, t),                        \
+        CONTRACT_TEST(what_was_written_is_read_whatever_the_pieces, s, t),                       \
+        CONTRACT_TEST(a_read_past_the_end_returns_fewer_bytes, s, t),                            \
+        CONTRACT_TEST(direct_files_take_whole_blocks_and_end_where_they_end, s, t),              \
+        CONTRACT_TEST(a_flush_succeeds_and_the_blocking_calls_see_the_same_file, s, t),          \
+        CONTRACT_TEST(opening_says_what_is_wrong, s, t),                                         \
+        CONTRACT_TEST(a_locked_file_opens_once, s, t),                                           \
+        CONTRACT_TEST(a_file_grows_with_zeros_and_shrinks, s, t),                                \
+        CONTRACT_TEST(a_reservation_the_disk_cannot_hold_changes_nothing, s, t),                 \
+        CONTRACT_TEST(names_are_made_listed_renamed_and_removed, s, t),                          \
+        CONTRACT_TEST(more_ops_than_the_queue_holds_all_come_back_once, s, t),                   \
+        CONTRACT_TEST(connecting_where_nobody_listens_is_refused, s, t),                         \
+        CONTRACT_TEST(a_port_is_taken_while_it_is_listened_on_and_free_after, s, t),             \
+        CONTRACT_TEST(each_side_knows_its_peer, s, t),                                           \
+        CONTRACT_TEST(a_receive_gets_what_there_is_and_then_the_end, s, t),                      \
+        CONTRACT_TEST(a_big_send_arrives_whole_through_small_receives, s, t),                    \
+        CONTRACT_TEST(closing_ends_ops_in_flight_and_the_peer_learns_of_it, s, t),               \
+        CONTRACT_TEST(closing_with_ops_that_were_only_just_started_ends_them_too, s, t),         \
+        CONTRACT_TEST(a_send_to_a_peer_that_is_gone_fails, s, t),                                \
+        CONTRACT_TEST(connections_that_wait_do_not_hold_up_files, s, t),                         \
+        CONTRACT_TEST(a_moved_connection_works_on_its_new_loop, s, t),                           \
+        CONTRACT_TEST(whatever_is_sent_and_closed_every_op_returns_once_and_no_byte_is_wrong, s, \
+                      t),                                                                        \
         CONTRACT_TEST(a_halted_loop_calls_nobody_and_lets_nothing_through, s, t)
 
 #endif /* TESTS_UNIT_IO_CONTRACT_H */
