@@ -142,9 +142,14 @@ const struct map_image *map_image_by_name(const struct map *m, const char *name)
     return strcmp(image->name, name) == 0 ? image : NULL;
 }
 
+const struct map_client *map_client(const struct map *m, uint64_t id)
+{
+    return find(META_TABLE_CLIENT, m->clients, m->clients_count, id);
+}
+
 bool map_client_is_fenced(const struct map *m, uint64_t id)
 {
-    const struct map_client *c = find(META_TABLE_CLIENT, m->clients, m->clients_count, id);
+    const struct map_client *c = map_client(m, id);
 
     return c != NULL ? c->fenced : id <= m->client_last;
 }

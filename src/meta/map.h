@@ -106,6 +106,7 @@ const struct map_pool *map_pool(const struct map *m, uint32_t id);
 const struct map_pg *map_pg(const struct map *m, uint64_t id);
 const struct map_image *map_image(const struct map *m, uint64_t id);
 const struct map_image *map_image_by_name(const struct map *m, const char *name);
+const struct map_client *map_client(const struct map *m, uint64_t id);
 bool map_client_is_fenced(const struct map *m, uint64_t id);
 
 /* DESIGN.md section 6: which PG holds object number `object` of an image. */

@@ -49,14 +49,15 @@ struct meta_call {
     /* Private. */
     struct loop_msg msg;
     void *meta;
-    struct list link;
+    struct list link, queued;
+    struct hash_link by_request;
     uint8_t *encoded;
     size_t encoded_len;
     struct rpc_call rpc;
-    struct raft_proposal proposal;
     struct loop_timer timer;
     struct task task;
-    uint32_t state;
+    uint32_t state, attempts, batch;
+    bool here, nowhere, urgent, answered, sent, retry;
 };
 
 struct meta_access {

@@ -122,7 +122,7 @@ static void get_pool(struct unpack *u, struct meta_row *r)
     o->min_size = (uint32_t)unpack_u64(u, META_REPLICAS_MAX);
     o->pg_count = (uint32_t)unpack_u64(u, META_PGS_MAX);
     o->object_size = (uint32_t)unpack_u64(u, META_OBJECT_SIZE_MAX);
-    if (o->pg_count == 0 || o->object_size == 0)
+    if (o->replicas == 0 || o->min_size == 0 || o->pg_count == 0 || o->object_size == 0)
         u->failed = true;
 }
 

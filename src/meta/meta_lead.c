@@ -1,0 +1,180 @@
+/* The leader's duties, carried out: what meta/duties.c decides becomes commands. One of each kind
+ * is under way at a time, and the next is decided on a map that shows the last one's effect. */
+
+#include <errno.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "meta/meta_impl.h"
+
+enum { DUTY_DEADLINE_MS = 2000, DUTY_PAUSE_MS = 500 };
+
+static const uint32_t default_pg_count = 64, default_object_size = 128 << 10;
+
+static bool duty_is_busy(const struct meta *m, const struct meta_duty *d, uint64_t now)
+{
+    const struct map *map = feeds_map(&m->feeds);
+    return d->busy || now < d->not_before_ns || (map != NULL && map->revision < d->revision);
+}
+
+static void duty_done(struct meta_call *call)
+{
+    struct meta_duty *d = container_of(call, struct meta_duty, call);
+    struct meta *m = d->meta;
+
+    d->busy = false;
+    d->revision = call->result.code == 0 ? call->result.revision : 0;
+    if (call->result.code != 0) {
+        d->not_before_ns = loop_now(m->config.loop) + DUTY_PAUSE_MS * NS_PER_MS;
+        log_info("meta", "%s: %s error=%d", meta_kind_name(call->command.kind),
+                 call->result.message, call->result.code);
+    }
+    loop_wake(m->config.loop, &m->tick);
+}
+
+/* A decision of this leader is not passed on to the next one. */
+static void duty_start(struct meta_duty *d, uint64_t now)
+{
+    struct meta *m = d->meta;
+
+    d->busy = true;
+    d->call.deadline_ns = now + DUTY_DEADLINE_MS * NS_PER_MS;
+    calls_start(&m->calls, &d->call, true);
+    d->call.here = true;
+}
+
+/* The lists lie in m->duties_out, which the next duties_run() overwrites; by then the command is
+ * encoded. */
+static void start_down(struct meta *m, uint64_t now)
+{
+    const struct duties_out *out = &m->duties_out;
+
+    for (uint32_t i = 0; i < out->down_count; i++)
+        log_info("meta", "osd.%u is down incarnation=%u dead=%d", out->down[i].osd,
+                 out->down[i].incarnation, out->down[i].dead);
+    m->down.call.command = (struct meta_command){
+        .kind = META_OSD_DOWN, .list_count = out->down_count, .osds = out->down};
+    duty_start(&m->down, now);
+}
+
+static void start_pool(struct meta *m, uint64_t now)
+{
+    m->pool.call.command = (struct meta_command){.kind = META_POOL_CREATE,
+                                                 .name = "default",
+                                                 .replicas = m->duties_out.pool_replicas,
+                                                 .min_size = m->duties_out.pool_min_size,
+                                                 .pg_count = default_pg_count,
+                                                 .object_size = default_object_size};
+    duty_start(&m->pool, now);
+}
+
+static void start_target(struct meta *m, uint64_t now)
+{
+    m->target.call.command = (struct meta_command){.kind = META_PG_TARGET,
+                                                   .list_count = m->duties_out.targets_count,
+                                                   .targets = m->duties_out.targets};
+    duty_start(&m->target, now);
+}
+
+static void start_change(struct meta *m, uint64_t now)
+{
+    m->change.call.command = (struct meta_command){.kind = META_PG_CHANGE,
+                                                   .list_count = m->duties_out.changes_count,
+                                                   .changes = m->duties_out.changes};
+    duty_start(&m->change, now);
+}
+
+static void run_hash(struct meta *m, uint64_t now)
+{
+    uint64_t index, hash;
+
+    if (duty_is_busy(m, &m->hash, now) || !meta_state_hash_last(m->state, &index, &hash) ||
+        index == m->hash_index)
+        return;
+    m->hash_index = index;
+    m->hash.call.command =
+        (struct meta_command){.kind = META_STATE_HASH, .revision = index, .hash = hash};
+    duty_start(&m->hash, now);
+}
+
+/* ---- Members ---- */
+
+static void on_member(struct raft_proposal *p)
+{
+    struct meta *m = container_of(p, struct meta, member);
+
+    m->member_busy = false;
+    if (p->result != 0)
+        log_info("meta", "the change of members failed error=%d", p->result);
+    loop_wake(m->config.loop, &m->tick);
+}
+
+static void run_member(struct meta *m)
+{
+    const struct duties_out *out = &m->duties_out;
+    static const char *const roles[] = {"spare", "standby", "voter"};
+
+    if (m->member_busy || out->member == DUTIES_MEMBER_NONE)
+        return;
+    m->member_busy = true;
+    m->member = (struct raft_proposal){.done = on_member};
+    if (out->member == DUTIES_MEMBER_ASSIGN) {
+        log_info("meta", "node.%u becomes a %s", out->member_id, roles[out->member_role]);
+        raft_core_assign(m->raft, &m->member, out->member_id, out->member_role);
+    } else {
+        log_info("meta", "node.%u is taken out of the voters", out->member_id);
+        raft_core_remove(m->raft, &m->member, out->member_id);
+    }
+}
+
+/* The leader keeps a connection to every node, so that a killed process is noticed at once. They
+ * are kept when the lead is lost: raft may want the same ones. */
+void meta_lead_want_peers(struct meta *m)
+{
+    const struct map *map = feeds_map(&m->feeds);
+
+    if (map == NULL || !m->duties.leading)
+        return;
+    for (uint32_t i = 0; i < map->nodes_count; i++) {
+        if (map->nodes[i].id != m->config.node)
+            net_want(m->config.net, net_endpoint_make(NET_CONTROL, map->nodes[i].id), true);
+    }
+}
+
+void meta_lead_run(struct meta *m, uint64_t now, uint64_t *next_ns)
+{
+    const struct map *map = feeds_map(&m->feeds);
+    struct raft_core_status status;
+    struct duties_out *out = &m->duties_out;
+
+    raft_core_status(m->raft, &status);
+    if (!m->duties.leading || !status.leading || map == NULL || m->stopped)
+        return;
+    m->duties.changes_busy = duty_is_busy(m, &m->change, now);
+    duties_run(&m->duties, now, map, &status, out);
+    if (out->next_ns < *next_ns)
+        *next_ns = out->next_ns;
+    if (out->kick)
+        net_kick(m->config.net);
+    if (out->down_count > 0 && !duty_is_busy(m, &m->down, now))
+        start_down(m, now);
+    if (out->create_pool && !duty_is_busy(m, &m->pool, now))
+        start_pool(m, now);
+    if (out->targets_count > 0 && !duty_is_busy(m, &m->target, now))
+        start_target(m, now);
+    if (out->changes_count > 0 && !m->duties.changes_busy)
+        start_change(m, now);
+    run_member(m);
+    run_hash(m, now);
+}
+
+void meta_lead_open(struct meta *m)
+{
+    struct meta_duty *all[] = {&m->down, &m->pool, &m->target, &m->change, &m->hash};
+
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        all[i]->meta = m;
+        all[i]->call.loop = m->config.loop;
+        all[i]->call.done = duty_done;
+    }
+}
