@@ -257,12 +257,12 @@ void cluster_crash_node(struct cluster *c, uint32_t index, bool power_loss)
     n->running = false;
     if (!n->stopped || power_loss)
         sim_host_crash(n->host, power_loss);
+    if (n->meta != NULL)
+        meta_close(n->meta); /* first: it holds calls and feeds of the others */
     if (n->osd_object != NULL)
         osd_close(n->osd_object);
     if (n->client != NULL)
         client_close(n->client);
-    if (n->meta != NULL)
-        meta_close(n->meta);
     net_acceptor_destroy(n->acceptor);
     if (n->osd_net != NULL)
         net_destroy(n->osd_net);

@@ -246,9 +246,7 @@ static void workers_lost(struct run *r, uint32_t node)
             worker_record(w, false);
             r->unknown++;
         }
-        if (w->image != NULL)
-            client_image_close(w->image);
-        w->image = NULL;
+        w->image = NULL; /* it goes with its client */
         w->busy = false;
     }
 }
