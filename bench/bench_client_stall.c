@@ -660,10 +660,10 @@ static int bench_open(struct bench *b)
 static void bench_close(struct bench *b)
 {
     loop_halt(b->loop);
+    if (b->remote != NULL)
+        meta_remote_close(b->remote); /* first: it may hold a call of the client */
     if (b->client != NULL)
         client_close(b->client);
-    if (b->remote != NULL)
-        meta_remote_close(b->remote);
     if (b->net != NULL)
         net_destroy(b->net);
     loop_destroy(b->loop);
