@@ -498,17 +498,17 @@ static int log_wipe_tail(struct raft_log_disk *log, uint64_t index, uint32_t pag
     return rv;
 }
 
-/* Where record `index` of the tail begins; 0 when that is not known. A record whose copy is bad too
- * begins where the one before it ends. */
+/* Where in the tail record `index` is, or would be: behind the one before it. 0: not known. */
 static uint32_t log_page_of(struct raft_log_disk *log, uint64_t index)
 {
+    const struct raft_log_segment *tail = log_tail_segment(log);
     const struct raft_log_record *r = &log->records[index - log->first_index];
 
-    if (!r->is_unknown)
-        return r->page;
-    if (index == log_tail_segment(log)->first_index)
+    if (index == tail->first_index)
         return log_data_page(log->config.segment_size);
-    return r[-1].is_unknown ? 0 : r[-1].page + log_record_pages(r[-1].len);
+    if (!r[-1].is_unknown)
+        return r[-1].page + log_record_pages(r[-1].len);
+    return r->segment == tail->number && !r->is_unknown ? r->page : 0;
 }
 
 int raft_log_truncate_now(struct raft_log_disk *log, uint64_t index)

@@ -16,7 +16,7 @@
  * what a bad record means; see raft/log.h.
  */
 
-enum { LOAD_CHUNK = 1 << 20, LOAD_NAME = 16 };
+enum { LOAD_CHUNK = 1 << 20, LOAD_NAME = 16, LOAD_STRAY_BITS = 4 };
 
 enum load_slot { LOAD_SLOT_EMPTY, LOAD_SLOT_GOOD, LOAD_SLOT_DAMAGED };
 
@@ -168,6 +168,16 @@ static bool load_page_is_possible(const struct load *ld, uint32_t page, uint32_t
            log_record_pages(len) <= ld->pages - page;
 }
 
+/* A copy has a hundred bits set or more. A few are an empty slot that has suffered. */
+static bool load_slot_is_empty(const uint8_t *p)
+{
+    int bits = 0;
+
+    for (int i = 0; i < RAFT_LOG_HEADER && bits <= LOAD_STRAY_BITS; i++)
+        bits += __builtin_popcount(p[i]);
+    return bits <= LOAD_STRAY_BITS;
+}
+
 static enum load_slot load_slot(struct load *ld, uint64_t slot, struct log_header *h)
 {
     const uint8_t *p = load_slot_at(ld, slot);
@@ -267,14 +277,19 @@ static bool load_walk_one(struct load *ld, uint64_t slot)
 
 static void load_count_slots(struct load *ld)
 {
-    uint64_t slots = ld->pages;
-
-    while (slots > 0 && log_is_zero(load_slot_at(ld, slots - 1), RAFT_LOG_HEADER))
-        slots--;
-    ld->slots_used = (uint32_t)slots;
+    ld->slots_used = 0;
+    for (uint32_t slot = 0; slot < ld->pages; slot++) {
+        uint8_t *p = load_slot_at(ld, slot);
+        if (!load_slot_is_empty(p)) {
+            ld->slots_used = slot + 1;
+        } else if (!log_is_zero(p, RAFT_LOG_HEADER)) {
+            memset(p, 0, RAFT_LOG_HEADER);
+            ld->slots_changed = true;
+        }
+    }
 }
 
-/* Copies that a crash or a flipped bit took away, while their record is whole. */
+/* Copies that a crash or a flipped bit took away, while their record is whole; stray bits. */
 static int load_mend_slots(struct load *ld)
 {
     if (!ld->slots_changed)
