@@ -11,6 +11,7 @@
 #include "raft/conf.h"
 #include "raft/guard.h"
 #include "raft/io.h"
+#include "raft/repair.h"
 
 /*
  * An entry of ours in the log: u32 length, the bytes, zero to a multiple of 8. The length is inside
@@ -83,6 +84,8 @@ struct raft_core {
     raft_term barrier_term; /* this term's barrier is applied */
     bool leading;           /* as last told to the state machine */
     raft_term leading_term;
+
+    struct raft_repair *repair; /* the log is damaged and the core waits */
 
     struct core_change change;
     struct raft_transfer transfer;
@@ -522,8 +525,8 @@ static void change_step(struct raft_core *r)
 static void change_start(struct raft_core *r, struct raft_proposal *p, uint32_t id, int role)
 {
     proposal_init(r, p);
-    if (r->change.state != CORE_CHANGE_IDLE) {
-        proposal_finish(p, -EBUSY);
+    if (!r->started || r->change.state != CORE_CHANGE_IDLE) {
+        proposal_finish(p, r->started ? -EBUSY : -EAGAIN);
         return;
     }
     r->change.state = CORE_CHANGE_BEGIN;
@@ -639,6 +642,8 @@ void raft_core_handle(struct raft_core *r, struct rpc_request *req)
 {
     if (req->kind == RAFT_RPC_FRAGMENT)
         raft_transport_handle(&r->disk.transport, req);
+    else if (req->kind == RAFT_RPC_LOOK || req->kind == RAFT_RPC_SNAPSHOT)
+        raft_repair_handle(&r->disk, req);
     else
         rpc_reply_status(req, -ENOSYS);
 }
@@ -762,6 +767,17 @@ static int core_start(struct raft_core *r)
     return 0;
 }
 
+/* From repair's step, its last act. */
+static void core_on_repaired(void *arg, int result)
+{
+    struct raft_core *r = arg;
+
+    if (result == 0)
+        result = core_start(r);
+    if (result != 0)
+        core_fatal(r, "mending the log with the peers", result);
+}
+
 static void core_on_closed(struct raft *raft)
 {
     (void)raft;
@@ -772,6 +788,8 @@ void raft_core_close(struct raft_core *r)
     r->stopped = true;
     r->guard.closing = true;
     task_cancel(&r->task);
+    if (r->repair != NULL)
+        raft_repair_free(r->repair);
     raft_close(&r->raft, core_on_closed);
     raft_disk_close(&r->disk);
     free(r);
@@ -788,10 +806,6 @@ int raft_core_open(const struct raft_core_config *config, struct raft_core **out
     task_init(&r->task, core_step);
 
     int rv = core_open_disk(r);
-    if (rv == 0 && raft_disk_bad_index(&r->disk) != 0) {
-        raft_disk_close(&r->disk);
-        rv = -EBADMSG;
-    }
     if (rv == 0) {
         rv = core_init_raft(r);
         if (rv != 0)
@@ -801,7 +815,10 @@ int raft_core_open(const struct raft_core_config *config, struct raft_core **out
         free(r);
         return rv;
     }
-    rv = core_start(r);
+    if (raft_disk_bad_index(&r->disk) == 0)
+        rv = core_start(r);
+    else
+        rv = raft_repair_start(&r->disk, core_on_repaired, r, &r->repair);
     if (rv != 0) {
         raft_core_close(r);
         return rv;

@@ -64,8 +64,14 @@ int raft_core_bootstrap(struct loop *loop, const char *dir, uint32_t id);
 int raft_core_bootstrap_sized(struct loop *loop, const char *dir, uint32_t id,
                               uint64_t segment_size);
 
-/* Load and check dir, restore the newest snapshot, replay, start. -EBADMSG with a log line when the
- * log is corrupt in a way that needs peers and cannot be resolved. */
+/*
+ * Load and check dir, restore the newest snapshot, replay, start; an empty dir becomes a server
+ * that belongs to nothing yet. fsm.restore and (a single voter's) fsm.apply may be called before it
+ * returns. When the log is corrupt and peers may help it returns 0, the state is RAFT_CORE_DOWN,
+ * and it asks them until the log is whole, which may be never; only then the snapshot is restored.
+ * -EBADMSG with a log line when nothing can help: this server must be wiped and rejoin under a new
+ * id. -ENOTSUP: written by a newer version.
+ */
 int raft_core_open(const struct raft_core_config *config, struct raft_core **out);
 void raft_core_close(struct raft_core *r); /* its loop has stopped or is dead: frees memory only */
 

@@ -192,6 +192,15 @@ static int disk_open(struct raft_disk *d)
     return rv;
 }
 
+int raft_disk_adopt(struct raft_disk *d, struct raft_snapshot *snapshot)
+{
+    raft_snapshot_destroy(d->snapshot);
+    d->snapshot = snapshot;
+    d->snapshot_index = snapshot->index;
+    d->snapshot_term = snapshot->term;
+    return disk_fit_log(d);
+}
+
 /* ---- Load ---- */
 
 /* The core keeps some entries behind the snapshot, for followers that are a little late; none that

@@ -65,6 +65,10 @@ int raft_disk_create(struct loop *loop, const char *dir, uint64_t segment_size,
 int raft_disk_open(struct raft_disk *d, const struct raft_disk_config *config);
 uint64_t raft_disk_bad_index(const struct raft_disk *d);
 
+/* Before the core is started: a peer's snapshot, durable here, takes the place of ours; the log is
+ * judged against it as at start. Takes `snapshot`. Blocking. */
+int raft_disk_adopt(struct raft_disk *d, struct raft_snapshot *snapshot);
+
 /* After the core was closed (io.close), or when it never was started. */
 void raft_disk_close(struct raft_disk *d);
 

@@ -732,44 +732,124 @@ int raft_log_read_now(struct raft_log_disk *log, uint64_t index, void *data)
     return rv;
 }
 
-int raft_log_mend_now(struct raft_log_disk *log, uint64_t index, const void *data, size_t len)
+/* What the record behind `index` says of the crc before it. */
+static bool log_crc_by_next(const struct raft_log_disk *log, uint64_t index, uint32_t *crc)
+{
+    const struct raft_log_record *next = raft_log_get(log, index + 1);
+
+    if (next != NULL && !next->is_unknown) {
+        *crc = next->crc_before;
+        return true;
+    }
+    for (uint32_t i = 0; i < log->segments_count; i++) {
+        if (log->segments[i].first_index == index + 1) {
+            *crc = log->segments[i].crc_before;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool log_segment_of(const struct raft_log_disk *log, uint64_t number,
+                           struct raft_log_segment *out)
+{
+    for (uint32_t i = 0; i < log->segments_count; i++) {
+        if (log->segments[i].number == number) {
+            *out = log->segments[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Where the record must be and what must be before it, from its neighbours. */
+static int log_mend_place(const struct raft_log_disk *log, uint64_t index, struct log_header *h)
+{
+    const struct raft_log_record *r = raft_log_get(log, index);
+    struct raft_log_segment segment;
+
+    if (!log_segment_of(log, r->segment, &segment))
+        return -EINVAL;
+    if (!r->is_unknown) {
+        h->page = r->page;
+        h->crc_before = r->crc_before;
+    } else if (index == segment.first_index) {
+        h->page = log_data_page(log->config.segment_size);
+        h->crc_before = segment.crc_before;
+    } else if (!r[-1].is_unknown) {
+        h->page = r[-1].page + log_record_pages(r[-1].len);
+        h->crc_before = r[-1].crc;
+    } else {
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int log_mend_write(struct raft_log_disk *log, const struct log_header *h,
+                          const struct raft_entry *e)
+{
+    uint32_t pages = log_record_pages(h->len);
+    uint64_t first = 0;
+    struct raft_log_segment segment;
+    struct loop_file *f;
+
+    int rv = log_segment_open(log, h->segment, &f);
+    if (rv != 0)
+        return rv;
+    if (log_segment_of(log, h->segment, &segment))
+        first = segment.first_index;
+    memcpy(log->stage + RAFT_LOG_HEADER, e->buf.base, e->buf.len);
+    rv = log_write_pages(f, log->stage, h->page, pages);
+    if (rv == 0)
+        rv = loop_flush_now(f);
+    if (rv == 0 && h->segment == log_tail_segment(log)->number) {
+        memcpy(log->copies + (h->index - first) * RAFT_LOG_HEADER, log->stage, RAFT_LOG_HEADER);
+        if (log->tail_page < h->page + pages || h->index + 1 == log_next_index(log))
+            log->tail_page = h->page + pages;
+    }
+    loop_file_close(f);
+    return rv; /* a copy that is bad too is mended at the next load */
+}
+
+int raft_log_mend_now(struct raft_log_disk *log, uint64_t index, const struct raft_entry *e)
 {
     check(raft_log_is_idle(log));
     check(raft_log_get(log, index) != NULL);
 
     struct raft_log_record *r = &log->records[index - log->first_index];
-    struct loop_file *f;
-    if (r->is_unknown || len != r->len || crc32c(0, data, len) != r->data_crc)
+    struct log_header h = {.index = index,
+                           .term = e->term,
+                           .segment = r->segment,
+                           .len = (uint32_t)e->buf.len,
+                           .data_crc = crc32c(0, e->buf.base, e->buf.len),
+                           .type = e->type};
+    uint32_t crc = r->crc;
+    int rv = e->buf.len <= RAFT_LOG_DATA_MAX ? log_mend_place(log, index, &h) : -EINVAL;
+    if (rv != 0)
+        return rv;
+    if (r->is_unknown && !log_crc_by_next(log, index, &crc))
+        return -EINVAL;
+    memset(log->stage, 0, (size_t)log_record_pages(h.len) * RAFT_LOG_PAGE);
+    log_header_encode(log->stage, &h);
+    if (h.crc != crc)
         return -EINVAL;
 
-    struct log_header h = {.index = index,
-                           .term = r->term,
-                           .segment = r->segment,
-                           .page = r->page,
-                           .len = r->len,
-                           .crc_before = r->crc_before,
-                           .data_crc = r->data_crc,
-                           .type = r->type};
-    uint32_t pages = log_record_pages(r->len);
-    memset(log->stage, 0, (size_t)pages * RAFT_LOG_PAGE);
-    log_header_encode(log->stage, &h);
-    check(h.crc == r->crc);
-    memcpy(log->stage + RAFT_LOG_HEADER, data, len);
-
-    int rv = log_segment_open(log, r->segment, &f);
+    rv = log_mend_write(log, &h, e);
     if (rv != 0)
         return rv;
-    rv = log_write_pages(f, log->stage, r->page, pages);
-    if (rv == 0)
-        rv = loop_flush_now(f);
-    loop_file_close(f);
-    if (rv != 0)
-        return rv;
-    r->is_bad = false;
-    raft_free(r->data);
-    r->data = raft_malloc(len);
-    if (r->data == NULL)
+    void *data = raft_malloc(e->buf.len + 1);
+    if (data == NULL)
         return -ENOMEM;
-    memcpy(r->data, data, len);
+    memcpy(data, e->buf.base, e->buf.len);
+    raft_free(r->data);
+    *r = (struct raft_log_record){.term = h.term,
+                                  .segment = h.segment,
+                                  .data = data,
+                                  .page = h.page,
+                                  .len = h.len,
+                                  .data_crc = h.data_crc,
+                                  .crc = h.crc,
+                                  .crc_before = h.crc_before,
+                                  .type = h.type};
     return 0;
 }

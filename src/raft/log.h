@@ -176,7 +176,11 @@ int raft_log_trim_now(struct raft_log_disk *log, uint64_t index);
 /* Read a record's data again (len of it), checked. Blocking; for peers that lost theirs. */
 int raft_log_read_now(struct raft_log_disk *log, uint64_t index, void *data);
 
-/* Write a bad record anew: the data must have its copy's crc. Blocking. -EINVAL if it has not. */
-int raft_log_mend_now(struct raft_log_disk *log, uint64_t index, const void *data, size_t len);
+/*
+ * Write a bad record anew, with what a peer holds at its index. Blocking. -EINVAL when it is not
+ * what was here: it must have the copy's term, type and crc, or, where the copy is bad too, must
+ * give the crc that the record behind it names.
+ */
+int raft_log_mend_now(struct raft_log_disk *log, uint64_t index, const struct raft_entry *entry);
 
 #endif /* RAFT_LOG_H */

@@ -264,28 +264,16 @@ void raft_snapshot_put_start(struct raft_snapshot_op *op)
 
 static int snapshot_put_begin(struct raft_snapshot_op *op)
 {
-    char path[SNAPSHOT_PATH];
-
     if (op->data_len > RAFT_SNAPSHOT_MAX)
         return -EFBIG;
     if (raft_configuration_encode(&op->snapshot->configuration, &op->conf) != 0)
         return -ENOMEM;
     if (op->conf.len > SNAPSHOT_CONF_MAX)
         return -EFBIG;
-    int rv = snapshot_path_new(op->store, path);
-    if (rv != 0)
-        return rv;
-    rv = loop_unlink(op->store->loop, path);
-    if (rv != 0 && rv != -ENOENT)
-        return rv;
-    rv = loop_file_open(op->store->loop, path,
-                        LOOP_FILE_WRITE | LOOP_FILE_CREATE | LOOP_FILE_DIRECT, &op->file);
-    if (rv != 0)
-        return rv;
     op->chunk = mem_alloc_aligned(RAFT_SNAPSHOT_CHUNK, SNAPSHOT_PAGE);
-    return loop_file_resize(
-        op->file, SNAPSHOT_PAGE + snapshot_round(op->conf.len) + snapshot_round(op->data_len),
-        true);
+    return raft_snapshots_adopt_begin(
+        op->store, SNAPSHOT_PAGE + snapshot_round(op->conf.len) + snapshot_round(op->data_len),
+        &op->file);
 }
 
 static void snapshot_write(struct raft_snapshot_op *op, const void *src, size_t len,
@@ -344,20 +332,19 @@ static void snapshot_put_flush(struct raft_snapshot_op *op)
 }
 
 /* It is whole and durable: give it its name, and drop the third. */
-static int snapshot_put_name(struct raft_snapshot_op *op)
+static int snapshot_name(struct raft_snapshots *s, uint64_t index)
 {
-    struct raft_snapshots *s = op->store;
     char from[SNAPSHOT_PATH], to[SNAPSHOT_PATH];
     uint64_t dropped;
 
     int rv = snapshot_path_new(s, from);
     if (rv == 0)
-        rv = snapshot_path(s, op->snapshot->index, to);
+        rv = snapshot_path(s, index, to);
     if (rv == 0)
         rv = loop_rename(s->loop, from, to);
     if (rv == 0)
         rv = loop_dir_sync(s->loop, s->dir);
-    if (rv == 0 && snapshot_note(s, op->snapshot->index, &dropped))
+    if (rv == 0 && snapshot_note(s, index, &dropped))
         rv = snapshot_unlink(s, dropped);
     return rv;
 }
@@ -373,6 +360,14 @@ void raft_snapshot_get_start(struct raft_snapshot_op *op)
     op->op.result = 0;
 }
 
+static int snapshot_get_open_path(struct raft_snapshot_op *op, const char *path)
+{
+    int rv = loop_file_open(op->store->loop, path, LOOP_FILE_DIRECT, &op->file);
+    if (rv == 0)
+        op->chunk = mem_alloc_aligned(RAFT_SNAPSHOT_CHUNK, SNAPSHOT_PAGE);
+    return rv;
+}
+
 static int snapshot_get_open(struct raft_snapshot_op *op)
 {
     char path[SNAPSHOT_PATH];
@@ -380,11 +375,7 @@ static int snapshot_get_open(struct raft_snapshot_op *op)
     if (op->index == 0)
         return -ENOENT;
     int rv = snapshot_path(op->store, op->index, path);
-    if (rv == 0)
-        rv = loop_file_open(op->store->loop, path, LOOP_FILE_DIRECT, &op->file);
-    if (rv == 0)
-        op->chunk = mem_alloc_aligned(RAFT_SNAPSHOT_CHUNK, SNAPSHOT_PAGE);
-    return rv;
+    return rv != 0 ? rv : snapshot_get_open_path(op, path);
 }
 
 static void snapshot_read(struct raft_snapshot_op *op, uint64_t len, uint64_t offset)
@@ -520,7 +511,7 @@ static void snapshot_step(struct task *task)
         snapshot_put_flush(op);
         return;
     case SNAPSHOT_PUT_FLUSH:
-        snapshot_finish(op, snapshot_put_name(op));
+        snapshot_finish(op, snapshot_name(op->store, op->snapshot->index));
         return;
     case SNAPSHOT_GET_HEADER:
     case SNAPSHOT_GET_CONF:
@@ -541,12 +532,13 @@ static int snapshot_read_now(struct raft_snapshot_op *op, uint64_t len)
     return n == (int64_t)op->chunk_len ? 0 : -EBADMSG;
 }
 
-static int snapshot_load_one(struct raft_snapshots *s, uint64_t index, struct raft_snapshot **out)
+static int snapshot_load_path(struct raft_snapshots *s, const char *path, uint64_t index,
+                              struct raft_snapshot **out)
 {
-    struct raft_snapshot_op op = {.store = s, .index = index};
+    struct raft_snapshot_op op = {.store = s, .index = index, .file_at = 0};
     task_init(&op.task, snapshot_step);
 
-    int rv = snapshot_get_open(&op);
+    int rv = snapshot_get_open_path(&op, path);
     if (rv == 0)
         rv = loop_flush_now(op.file);
     if (rv == 0)
@@ -573,6 +565,14 @@ static int snapshot_load_one(struct raft_snapshots *s, uint64_t index, struct ra
     return rv;
 }
 
+static int snapshot_load_one(struct raft_snapshots *s, uint64_t index, struct raft_snapshot **out)
+{
+    char path[SNAPSHOT_PATH];
+    int rv = snapshot_path(s, index, path);
+
+    return rv != 0 ? rv : snapshot_load_path(s, path, index, out);
+}
+
 int raft_snapshots_load(struct raft_snapshots *s, struct raft_snapshot **out)
 {
     *out = NULL;
@@ -590,4 +590,68 @@ int raft_snapshots_load(struct raft_snapshots *s, struct raft_snapshot **out)
             return rv;
     }
     return s->count > 0 ? -EBADMSG : 0;
+}
+
+/* ---- Between peers ---- */
+
+int64_t raft_snapshots_read_now(struct raft_snapshots *s, uint64_t index, uint64_t offset,
+                                void *buf, uint64_t *file_size)
+{
+    char path[SNAPSHOT_PATH];
+    struct loop_file *f;
+
+    if (s->count == 0 || s->indexes[0] != index)
+        return -ENOENT;
+    int64_t rv = snapshot_path(s, index, path);
+    if (rv == 0)
+        rv = loop_file_open(s->loop, path, LOOP_FILE_DIRECT, &f);
+    if (rv != 0)
+        return rv;
+    *file_size = loop_file_size(f);
+    uint64_t len = offset < *file_size ? *file_size - offset : 0;
+    if (len > RAFT_SNAPSHOT_CHUNK)
+        len = RAFT_SNAPSHOT_CHUNK;
+    if (offset % SNAPSHOT_PAGE != 0 || len % SNAPSHOT_PAGE != 0 || len == 0)
+        rv = -EINVAL;
+    else
+        rv = loop_read_now(f, buf, len, offset);
+    loop_file_close(f);
+    return rv;
+}
+
+int raft_snapshots_adopt_begin(struct raft_snapshots *s, uint64_t size, struct loop_file **out)
+{
+    char path[SNAPSHOT_PATH];
+    int rv = snapshot_path_new(s, path);
+
+    if (rv != 0)
+        return rv;
+    rv = loop_unlink(s->loop, path);
+    if (rv != 0 && rv != -ENOENT)
+        return rv;
+    rv = loop_file_open(s->loop, path, LOOP_FILE_WRITE | LOOP_FILE_CREATE | LOOP_FILE_DIRECT, out);
+    if (rv != 0)
+        return rv;
+    rv = loop_file_resize(*out, size, true);
+    if (rv != 0) {
+        loop_file_close(*out);
+        *out = NULL;
+    }
+    return rv;
+}
+
+int raft_snapshots_adopt_end(struct raft_snapshots *s, struct loop_file *f, uint64_t index,
+                             struct raft_snapshot **out)
+{
+    char path[SNAPSHOT_PATH];
+    int rv = loop_flush_now(f);
+
+    loop_file_close(f);
+    if (rv == 0)
+        rv = snapshot_path_new(s, path);
+    if (rv == 0)
+        rv = snapshot_load_path(s, path, index, out);
+    if (rv == 0)
+        rv = snapshot_name(s, index);
+    return rv;
 }

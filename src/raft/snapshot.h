@@ -78,4 +78,17 @@ void raft_snapshot_get_start(struct raft_snapshot_op *op);
 /* Its loop is dead: free what the op holds; done() is not called. */
 void raft_snapshot_op_drop(struct raft_snapshot_op *op);
 
+/* ---- A peer's snapshot file, for a server whose log is damaged. Blocking, in chunks ---- */
+
+/* Up to RAFT_SNAPSHOT_CHUNK bytes of the newest file at `offset`, into an aligned buffer: the
+ * number of bytes, or -errno. */
+int64_t raft_snapshots_read_now(struct raft_snapshots *s, uint64_t index, uint64_t offset,
+                                void *buf, uint64_t *file_size);
+
+/* Begin a file of that size; write it with loop_write_now(); then check it as at load, and keep it
+ * under its index. -EBADMSG when it is not whole. */
+int raft_snapshots_adopt_begin(struct raft_snapshots *s, uint64_t size, struct loop_file **out);
+int raft_snapshots_adopt_end(struct raft_snapshots *s, struct loop_file *f, uint64_t index,
+                             struct raft_snapshot **out);
+
 #endif /* RAFT_SNAPSHOT_H */

@@ -2,6 +2,9 @@
 
 #include "tests/unit/raft_cluster.h"
 
+#include "base/check.h"
+#include "raft/log.h"
+
 static void three_voters_agree_and_survive_the_loss_of_one(void **state)
 {
     struct cluster c;
@@ -207,6 +210,195 @@ static void a_node_whose_disk_fails_stops_and_the_others_go_on(void **state)
     }
 }
 
+/* ---- A damaged log ---- */
+
+/* A dead node's log, looked at. */
+static void damage(struct node *n, uint64_t index, bool copy_too)
+{
+    struct raft_log_disk log;
+    struct loop *l = sim_loop_create(n->host);
+    struct raft_log_config config = {.loop = l, .dir = "raft", .segment_size = CLUSTER_SEGMENT};
+    char path[64];
+
+    assert_int_equal(raft_log_open(&log, &config), 0);
+    const struct raft_log_record *r = raft_log_get(&log, index);
+    assert_non_null(r);
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < log.segments_count; i++) {
+        if (log.segments[i].number == r->segment)
+            first = log.segments[i].first_index;
+    }
+    uint64_t at = (uint64_t)r->page * RAFT_LOG_PAGE + RAFT_LOG_HEADER + 2;
+    uint64_t slot = 2 * RAFT_LOG_PAGE + (index - first) * RAFT_LOG_HEADER + 20;
+    snprintf(path, sizeof(path), "raft/log/%016llx", (unsigned long long)r->segment);
+    sim_host_crash(n->host, true);
+    raft_log_close(&log);
+    loop_destroy(l);
+    assert_int_equal(sim_disk_flip(n->host, path, at * 8), 0);
+    if (copy_too)
+        assert_int_equal(sim_disk_flip(n->host, path, slot * 8), 0);
+}
+
+static struct node *a_follower(struct cluster *c)
+{
+    struct node *leader = cluster_leader(c);
+    return &c->nodes[leader->id % c->nodes_count + 1];
+}
+
+static uint64_t last_index(struct node *n)
+{
+    struct raft_core_status s;
+    raft_core_status(n->core, &s);
+    return s.last_index;
+}
+
+static bool is_up(void *arg)
+{
+    struct node *n = arg;
+    struct raft_core_status s;
+    raft_core_status(n->core, &s);
+    return s.state != RAFT_CORE_DOWN;
+}
+
+static void a_corrupt_entry_is_fetched_from_a_peer(void **state)
+{
+    (void)state;
+    for (uint64_t back = 0; back < 20; back++) {
+        for (int copy_too = 0; copy_too <= (back > 0); copy_too++) {
+            struct cluster c;
+            struct raft_core_status s;
+            cluster_init(&c, 30 + back, 3);
+            cluster_bootstrap(&c);
+            cluster_grow(&c, 3);
+            propose_and_wait(&c, 15);
+            cluster_await_even(&c);
+            struct node *n = a_follower(&c);
+            uint64_t index = last_index(n) - back;
+            node_crash(n, true);
+            damage(n, index, copy_too);
+            assert_int_equal(node_start(n), 0);
+            raft_core_status(n->core, &s);
+            assert_int_equal(s.state, RAFT_CORE_DOWN); /* it does not vote */
+            assert_true(sim_run_until_true(c.sim, is_up, n, sim_now(c.sim) + 20 * NS_PER_S));
+            cluster_await_even(&c);
+            node_crash(n, true);
+            assert_int_equal(node_start(n), 0);
+            raft_core_status(n->core, &s);
+            assert_int_not_equal(s.state, RAFT_CORE_DOWN);
+            cluster_await_even(&c);
+            cluster_check_acked(&c);
+            cluster_deinit(&c);
+        }
+    }
+}
+
+/* The peers have only a snapshot of it any more. */
+static void a_corrupt_entry_is_covered_by_a_peers_snapshot(void **state)
+{
+    struct cluster c;
+    (void)state;
+
+    cluster_init(&c, 60, 3);
+    c.value_bytes = 60000; /* so that logs are really shortened */
+    c.snapshot_entries = 20;
+    c.trailing_entries = 2;
+    cluster_bootstrap(&c);
+    cluster_grow(&c, 3);
+    propose_and_wait(&c, 5);
+    cluster_await_even(&c);
+    struct node *n = a_follower(&c);
+    uint64_t index = last_index(n) - 1;
+    node_crash(n, true);
+    propose_and_wait(&c, 150);
+    damage(n, index, false);
+    assert_int_equal(node_start(n), 0);
+    assert_true(sim_run_until_true(c.sim, is_up, n, sim_now(c.sim) + 20 * NS_PER_S));
+    assert_true(n->count > 100);
+    cluster_await_even(&c);
+    cluster_check_acked(&c);
+    cluster_deinit(&c);
+}
+
+/* A leader's own entry, which it could give to nobody, goes bad; the others have gone on. */
+static void a_corrupt_entry_that_no_majority_holds_is_cut_away(void **state)
+{
+    struct cluster c;
+    (void)state;
+
+    cluster_init(&c, 61, 3);
+    cluster_bootstrap(&c);
+    cluster_grow(&c, 3);
+    propose_and_wait(&c, 5);
+    cluster_await_even(&c);
+    struct node *old = cluster_leader(&c);
+    for (uint32_t id = 1; id <= 3; id++) {
+        sim_net_cut(c.sim, old->id, id, id != old->id);
+        sim_net_cut(c.sim, id, old->id, id != old->id);
+    }
+    for (int i = 0; i < 4; i++)
+        node_propose(old, NULL);
+    sim_run_until(c.sim, sim_now(c.sim) + NS_PER_S);
+    uint64_t index = last_index(old) - 1;
+    node_crash(old, true);
+    sim_net_heal_all(c.sim);
+    damage(old, index, false);
+    propose_and_wait(&c, 1);
+    assert_int_equal(node_start(old), 0);
+    assert_true(sim_run_until_true(c.sim, is_up, old, sim_now(c.sim) + 20 * NS_PER_S));
+    propose_and_wait(&c, 3);
+    cluster_await_even(&c);
+    cluster_check_acked(&c);
+    cluster_deinit(&c);
+}
+
+/* The peer that may hold it is away: nothing is decided without it. */
+static void a_server_with_a_corrupt_log_waits_for_those_who_know(void **state)
+{
+    struct cluster c;
+    (void)state;
+
+    cluster_init(&c, 62, 3);
+    cluster_bootstrap(&c);
+    cluster_grow(&c, 3);
+    propose_and_wait(&c, 5);
+    cluster_await_even(&c);
+    /* An entry on two of three, one of which goes bad; the third never heard of it. */
+    struct node *leader = cluster_leader(&c), *n = a_follower(&c);
+    struct node *third = &c.nodes[6 - leader->id - n->id];
+    node_crash(third, true);
+    propose_and_wait(&c, 1);
+    uint64_t index = last_index(leader);
+    sim_run_until(c.sim, sim_now(c.sim) + NS_PER_S);
+    node_crash(n, true);
+    node_crash(leader, true);
+    damage(n, index, false);
+    assert_int_equal(node_start(n), 0);
+    assert_int_equal(node_start(third), 0);
+    assert_false(sim_run_until_true(c.sim, is_up, n, sim_now(c.sim) + 30 * NS_PER_S));
+    assert_null(cluster_leader(&c));
+    assert_int_equal(node_start(leader), 0);
+    assert_true(sim_run_until_true(c.sim, is_up, n, sim_now(c.sim) + 30 * NS_PER_S));
+    cluster_await_even(&c);
+    cluster_check_acked(&c);
+    cluster_deinit(&c);
+}
+
+static void a_single_server_with_a_corrupt_log_does_not_start(void **state)
+{
+    struct cluster c;
+    (void)state;
+
+    cluster_init(&c, 63, 1);
+    cluster_bootstrap(&c);
+    cluster_await_leader(&c);
+    propose_and_wait(&c, 5);
+    struct node *n = &c.nodes[1];
+    node_crash(n, true);
+    damage(n, 4, false);
+    assert_int_equal(node_start(n), -EBADMSG);
+    cluster_deinit(&c);
+}
+
 /* ---- Random runs ---- */
 
 static void random_cut(struct cluster *c)
@@ -346,6 +538,11 @@ int main(void)
         cmocka_unit_test(a_new_member_is_brought_up_by_a_snapshot),
         cmocka_unit_test(entries_and_snapshots_larger_than_a_frame_arrive),
         cmocka_unit_test(a_node_whose_disk_fails_stops_and_the_others_go_on),
+        cmocka_unit_test(a_corrupt_entry_is_fetched_from_a_peer),
+        cmocka_unit_test(a_corrupt_entry_is_covered_by_a_peers_snapshot),
+        cmocka_unit_test(a_corrupt_entry_that_no_majority_holds_is_cut_away),
+        cmocka_unit_test(a_server_with_a_corrupt_log_waits_for_those_who_know),
+        cmocka_unit_test(a_single_server_with_a_corrupt_log_does_not_start),
         cmocka_unit_test(whatever_happens_histories_are_one_and_the_acknowledged_is_in_it),
         cmocka_unit_test(a_seed_gives_the_same_run_twice),
     };

@@ -414,9 +414,12 @@ static void a_corrupt_record_keeps_its_name_and_can_be_mended(void **state)
 
         struct entry *e = w.entries[index];
         e->data[1] ^= 1;
-        assert_int_equal(raft_log_mend_now(&w.log, index, e->data, e->raft.buf.len), -EINVAL);
+        assert_int_equal(raft_log_mend_now(&w.log, index, &e->raft), -EINVAL);
         e->data[1] ^= 1;
-        assert_int_equal(raft_log_mend_now(&w.log, index, e->data, e->raft.buf.len), 0);
+        e->raft.term++;
+        assert_int_equal(raft_log_mend_now(&w.log, index, &e->raft), -EINVAL);
+        e->raft.term--;
+        assert_int_equal(raft_log_mend_now(&w.log, index, &e->raft), 0);
         world_crash(&w, true);
         assert_int_equal(world_open(&w), 0);
         check_intact(&w, 20);
@@ -444,6 +447,16 @@ static void a_record_and_its_copy_both_bad_are_not_taken_for_a_torn_tail(void **
         assert_int_equal(raft_log_bad_first(&w.log, 1), index);
         assert_true(raft_log_get(&w.log, index)->is_unknown);
         assert_int_equal(raft_log_last_index(&w.log), 20);
+
+        /* The record behind it knows its crc. Of the last one nothing is known. */
+        struct entry *e = w.entries[index];
+        e->raft.term++;
+        assert_int_equal(raft_log_mend_now(&w.log, index, &e->raft), -EINVAL);
+        e->raft.term--;
+        assert_int_equal(raft_log_mend_now(&w.log, index, &e->raft), index < 20 ? 0 : -EINVAL);
+        world_crash(&w, true);
+        assert_int_equal(world_open(&w), 0);
+        assert_int_equal(raft_log_bad_first(&w.log, 1), index < 20 ? 0 : 20);
         world_deinit(&w);
     }
 }
