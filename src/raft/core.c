@@ -215,6 +215,9 @@ static int core_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsig
     void *buf = NULL;
     size_t len = 0;
 
+    /* The core would put the members of an uncommitted change into the snapshot. */
+    if (r->raft.configuration_uncommitted_index != 0)
+        return RAFT_BUSY;
     int rv = r->config.fsm.snapshot(r->config.fsm.arg, &buf, &len);
     if (rv != 0) {
         log_error("raft", "no snapshot could be taken error=%d", rv);
@@ -754,6 +757,33 @@ static int core_init_raft(struct raft_core *r)
     return 0;
 }
 
+static uint64_t core_change_before(const struct raft_core *r, uint64_t index)
+{
+    for (uint64_t i = index - 1; i > r->raft.log.offset; i--) {
+        const struct raft_log_record *record = raft_log_get(&r->disk.log, i);
+        if (record != NULL && record->type == RAFT_CHANGE)
+            return i;
+    }
+    return 0;
+}
+
+/*
+ * At start the core takes the last change of members in the log for committed, and could not go
+ * back when a leader takes it away. Until it is known to be committed, say so.
+ */
+static void core_mark_uncommitted(struct raft_core *r)
+{
+    uint64_t index = r->raft.configuration_index;
+
+    if (index <= r->raft.commit_index)
+        return;
+    uint64_t before = core_change_before(r, index);
+    if (before == 0)
+        return;
+    r->raft.configuration_index = before;
+    r->raft.configuration_uncommitted_index = index;
+}
+
 static int core_start(struct raft_core *r)
 {
     int rv = raft_start(&r->raft);
@@ -762,6 +792,7 @@ static int core_start(struct raft_core *r)
         log_error("raft", "the consensus core did not start why=\"%s\"", raft_errmsg(&r->raft));
         return rv == RAFT_MALFORMED ? -EINVAL : rv == RAFT_NOMEM ? -ENOMEM : -EIO;
     }
+    core_mark_uncommitted(r);
     r->started = true;
     raft_guard_poll(&r->guard);
     return 0;

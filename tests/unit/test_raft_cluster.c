@@ -210,6 +210,43 @@ static void a_node_whose_disk_fails_stops_and_the_others_go_on(void **state)
     }
 }
 
+/* The core alone takes it for committed after a restart. */
+static void a_change_that_was_not_committed_is_forgotten_also_after_a_restart(void **state)
+{
+    struct cluster c;
+    struct raft_core_status s;
+    int result;
+    (void)state;
+
+    cluster_init(&c, 20, 4);
+    cluster_bootstrap(&c);
+    cluster_grow(&c, 3);
+    propose_and_wait(&c, 5);
+    cluster_await_even(&c);
+    struct node *old = cluster_leader(&c);
+    for (uint32_t id = 1; id <= 3; id++) {
+        sim_net_cut(c.sim, old->id, id, id != old->id);
+        sim_net_cut(c.sim, id, old->id, id != old->id);
+    }
+    raft_core_assign(old->core, &proposal_new(old, &result)->raft, 4, RAFT_CORE_STANDBY);
+    sim_run_until(c.sim, sim_now(c.sim) + 200 * NS_PER_MS);
+    raft_core_status(old->core, &s);
+    assert_int_equal(s.members_count, 4);
+    node_crash(old, true);
+    assert_int_equal(node_start(old), 0);
+    raft_core_status(old->core, &s);
+    assert_int_equal(s.members_count, 4); /* in its log, and on its disk */
+    sim_net_heal_all(c.sim);
+    node_crash(old, true);
+    propose_and_wait(&c, 3);
+    assert_int_equal(node_start(old), 0);
+    propose_and_wait(&c, 3);
+    cluster_await_even(&c);
+    raft_core_status(old->core, &s);
+    assert_int_equal(s.members_count, 3);
+    cluster_deinit(&c);
+}
+
 /* ---- A damaged log ---- */
 
 /* A dead node's log, looked at. */
@@ -538,6 +575,7 @@ int main(void)
         cmocka_unit_test(a_new_member_is_brought_up_by_a_snapshot),
         cmocka_unit_test(entries_and_snapshots_larger_than_a_frame_arrive),
         cmocka_unit_test(a_node_whose_disk_fails_stops_and_the_others_go_on),
+        cmocka_unit_test(a_change_that_was_not_committed_is_forgotten_also_after_a_restart),
         cmocka_unit_test(a_corrupt_entry_is_fetched_from_a_peer),
         cmocka_unit_test(a_corrupt_entry_is_covered_by_a_peers_snapshot),
         cmocka_unit_test(a_corrupt_entry_that_no_majority_holds_is_cut_away),
