@@ -500,9 +500,276 @@ static void random_partitions_do_not_break_the_guarded_core(void **state)
         assert_int_equal(in_child(random_story, true, seeds_that_break[i]), VERDICT_KEPT);
 }
 
+/* ---- Rule by rule: we are the core above it and the backend below it ---- */
+
+struct bench {
+    struct raft raft;
+    struct raft_io inner;
+    struct raft_guard guard;
+    raft_io_tick_cb tick; /* the guard's, which the backend calls */
+    raft_io_recv_cb recv;
+    uint32_t ticks, received;
+    struct raft_message last;
+    struct raft_message sent;
+    struct raft_io_append *append;
+    raft_io_append_cb append_cb;
+    int result; /* of the backend's calls */
+    uint32_t fatal_count;
+    uint32_t appended;
+    struct raft_io_append request;
+    uint64_t acknowledge; /* what the core answers, while it handles a message */
+    bool appends;         /* it has something to write instead */
+};
+
+static struct bench *the_bench;
+
+static void core_ticks(struct raft_io *io)
+{
+    (void)io;
+    the_bench->ticks++;
+}
+
+static void core_appended(struct raft_io_append *req, int status)
+{
+    (void)req;
+    assert_int_equal(status, 0);
+    the_bench->appended++;
+}
+
+static void core_answers(struct bench *b, uint64_t last_index)
+{
+    static struct raft_io_send req;
+    struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES_RESULT};
+
+    m.append_entries_result.term = b->raft.current_term;
+    m.append_entries_result.last_log_index = last_index;
+    assert_int_equal(b->guard.io.send(&b->guard.io, &req, &m, NULL), 0);
+}
+
+static void core_receives(struct raft_io *io, struct raft_message *m)
+{
+    struct bench *b = the_bench;
+
+    the_bench->received++;
+    the_bench->last = *m;
+    if (b->appends)
+        (void)io->append(io, &b->request, NULL, 0, core_appended);
+    else if (b->acknowledge != 0)
+        core_answers(b, b->acknowledge);
+}
+
+static int inner_start(struct raft_io *io, unsigned ms, raft_io_tick_cb tick, raft_io_recv_cb recv)
+{
+    (void)io;
+    (void)ms;
+    the_bench->tick = tick;
+    the_bench->recv = recv;
+    return 0;
+}
+
+static int inner_append(struct raft_io *io, struct raft_io_append *req,
+                        const struct raft_entry entries[], unsigned n, raft_io_append_cb cb)
+{
+    (void)io;
+    (void)entries;
+    (void)n;
+    the_bench->append = req;
+    the_bench->append_cb = cb;
+    return the_bench->result;
+}
+
+static int inner_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *m,
+                      raft_io_send_cb cb)
+{
+    (void)io;
+    (void)req;
+    (void)cb;
+    the_bench->sent = *m;
+    return 0;
+}
+
+static int inner_fails_index(struct raft_io *io, raft_index index)
+{
+    (void)io;
+    (void)index;
+    return RAFT_IOERR;
+}
+
+static int inner_fails_term(struct raft_io *io, raft_term term)
+{
+    (void)io;
+    (void)term;
+    return RAFT_IOERR;
+}
+
+static int inner_fails_vote(struct raft_io *io, raft_id id)
+{
+    (void)io;
+    (void)id;
+    return RAFT_IOERR;
+}
+
+static void bench_fatal(void *arg, const char *what, int error)
+{
+    struct bench *b = arg;
+    (void)what;
+    assert_int_not_equal(error, 0);
+    b->fatal_count++;
+}
+
+static void bench_init(struct bench *b, unsigned short role)
+{
+    memset(b, 0, sizeof(*b));
+    the_bench = b;
+    b->inner = (struct raft_io){.version = 1,
+                                .start = inner_start,
+                                .append = inner_append,
+                                .send = inner_send,
+                                .truncate = inner_fails_index,
+                                .set_term = inner_fails_term,
+                                .set_vote = inner_fails_vote};
+    raft_guard_init(&b->guard, &b->raft, &b->inner);
+    b->guard.fatal = bench_fatal;
+    b->guard.arg = b;
+    b->raft.io = &b->guard.io;
+    b->raft.state = role;
+    b->raft.current_term = 5;
+    assert_int_equal(b->guard.io.start(&b->guard.io, 100, core_ticks, core_receives), 0);
+}
+
+static void bench_append_entries(struct bench *b, uint64_t before, unsigned count, uint64_t commit)
+{
+    struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES, .server_id = 2};
+
+    m.append_entries = (struct raft_append_entries){
+        .term = 5, .prev_log_index = before, .n_entries = count, .leader_commit = commit};
+    b->recv(&b->inner, &m);
+}
+
+static void g1_results_count_once_the_barrier_is_on_our_own_disk(void **state)
+{
+    struct bench b;
+    struct raft_message m = {.type = RAFT_IO_APPEND_ENTRIES_RESULT};
+    (void)state;
+
+    bench_init(&b, RAFT_LEADER);
+    b.guard.led_term = 5;
+    b.guard.barrier_index = 10;
+    b.raft.last_stored = 9;
+    b.recv(&b.inner, &m);
+    assert_int_equal(b.received, 0);
+    assert_int_equal(b.guard.dropped, 1);
+    b.raft.last_stored = 10;
+    b.recv(&b.inner, &m);
+    assert_int_equal(b.received, 1);
+}
+
+static void g2_an_acknowledgement_ends_where_the_leader_has_looked(void **state)
+{
+    struct bench b;
+    (void)state;
+
+    bench_init(&b, RAFT_FOLLOWER);
+    core_answers(&b, 9); /* of a write begun in an older term */
+    assert_int_equal(b.sent.append_entries_result.last_log_index, 0);
+    b.acknowledge = 9;
+    bench_append_entries(&b, 6, 0, 0);
+    assert_int_equal(b.sent.append_entries_result.last_log_index, 6);
+    b.acknowledge = 0;
+    b.appends = true;
+    bench_append_entries(&b, 6, 2, 0);
+    core_answers(&b, 9);
+    assert_int_equal(b.sent.append_entries_result.last_log_index, 8);
+    b.raft.current_term = 6;
+    core_answers(&b, 9);
+    assert_int_equal(b.sent.append_entries_result.last_log_index, 0);
+    b.append_cb(b.append, 0);
+}
+
+static void g3_a_commit_index_ends_there_too(void **state)
+{
+    struct bench b;
+    (void)state;
+
+    bench_init(&b, RAFT_FOLLOWER);
+    bench_append_entries(&b, 5, 0, 100);
+    assert_int_equal(b.last.append_entries.leader_commit, 5);
+    b.acknowledge = 20;
+    bench_append_entries(&b, 8, 0, 3);
+    assert_int_equal(b.last.append_entries.leader_commit, 3);
+    bench_append_entries(&b, 5, 0, 100); /* 8 is verified by now */
+    assert_int_equal(b.last.append_entries.leader_commit, 8);
+}
+
+static void g4_no_candidacy_while_something_is_being_written(void **state)
+{
+    struct bench b;
+    struct raft_message m = {.type = RAFT_IO_TIMEOUT_NOW};
+    (void)state;
+
+    bench_init(&b, RAFT_FOLLOWER);
+    b.appends = true;
+    bench_append_entries(&b, 6, 0, 0);
+    b.appends = false;
+    b.tick(&b.inner);
+    b.recv(&b.inner, &m);
+    assert_int_equal(b.ticks, 0);
+    assert_int_equal(b.received, 1);
+    b.append_cb(b.append, 0);
+    assert_int_equal(b.appended, 1);
+    b.tick(&b.inner);
+    b.recv(&b.inner, &m);
+    assert_int_equal(b.ticks, 1);
+    assert_int_equal(b.received, 2);
+}
+
+static void g5_a_failure_stops_the_node_before_the_core_sees_it(void **state)
+{
+    struct bench b;
+    (void)state;
+
+    bench_init(&b, RAFT_FOLLOWER);
+    assert_int_not_equal(b.guard.io.truncate(&b.guard.io, 3), 0);
+    assert_int_equal(b.fatal_count, 1);
+    b.tick(&b.inner);
+    bench_append_entries(&b, 6, 0, 0);
+    assert_int_equal(b.ticks + b.received, 0);
+
+    bench_init(&b, RAFT_FOLLOWER);
+    assert_int_not_equal(b.guard.io.set_term(&b.guard.io, 6), 0);
+    assert_int_equal(b.fatal_count, 1);
+    bench_init(&b, RAFT_FOLLOWER);
+    assert_int_not_equal(b.guard.io.set_vote(&b.guard.io, 2), 0);
+    assert_int_equal(b.fatal_count, 1);
+    bench_init(&b, RAFT_FOLLOWER);
+    b.result = RAFT_NOSPACE;
+    assert_int_not_equal(b.guard.io.append(&b.guard.io, &b.request, NULL, 0, core_appended), 0);
+    assert_int_equal(b.fatal_count, 1);
+    bench_init(&b, RAFT_UNAVAILABLE);
+    raft_guard_poll(&b.guard);
+    assert_int_equal(b.fatal_count, 1);
+}
+
+static void a_peer_that_claims_our_own_term_is_not_heard(void **state)
+{
+    struct bench b;
+    (void)state;
+
+    bench_init(&b, RAFT_LEADER);
+    b.guard.led_term = 5;
+    bench_append_entries(&b, 6, 0, 0);
+    assert_int_equal(b.received, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(g1_results_count_once_the_barrier_is_on_our_own_disk),
+        cmocka_unit_test(g2_an_acknowledgement_ends_where_the_leader_has_looked),
+        cmocka_unit_test(g3_a_commit_index_ends_there_too),
+        cmocka_unit_test(g4_no_candidacy_while_something_is_being_written),
+        cmocka_unit_test(g5_a_failure_stops_the_node_before_the_core_sees_it),
+        cmocka_unit_test(a_peer_that_claims_our_own_term_is_not_heard),
         cmocka_unit_test(an_old_entry_on_a_majority_is_not_committed),
         cmocka_unit_test(a_tail_the_leader_never_saw_is_not_acknowledged),
         cmocka_unit_test(random_partitions_break_the_stock_core),
