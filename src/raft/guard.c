@@ -131,6 +131,33 @@ static void guard_cap_commit(struct raft_guard *g, struct raft_append_entries *a
     }
 }
 
+/* ---- G6 ---- */
+
+enum { GUARD_PROGRESS_PROBE, GUARD_PROGRESS_PIPELINE, GUARD_PROGRESS_SNAPSHOT };
+
+/*
+ * The core leaves snapshot mode when an answer raises the match index, goes on from there, and only
+ * ever downwards. A follower that has cut its log further than we did, at a later snapshot of its
+ * own, refuses all that, answers our snapshot with what is known already, and gets it for ever. So
+ * begin at the top again: it has everything up to its own snapshot, and so have we.
+ */
+static void guard_leave_snapshot_mode(struct raft_guard *g, const struct raft_message *m)
+{
+    struct raft *r = g->raft;
+
+    for (unsigned i = 0; i < r->configuration.n; i++) {
+        struct raft_progress *p = &r->leader_state.progress[i];
+        if (r->configuration.servers[i].id != m->server_id)
+            continue;
+        if (p->state != GUARD_PROGRESS_SNAPSHOT || p->match_index < p->snapshot_index ||
+            m->append_entries_result.rejected != 0)
+            return;
+        p->state = GUARD_PROGRESS_PROBE;
+        p->next_index = raft_last_index(r) + 1;
+        p->snapshot_index = 0;
+    }
+}
+
 /* ---- What comes in ---- */
 
 static void guard_free_message(struct raft_message *m)
@@ -165,6 +192,8 @@ static bool guard_admits(struct raft_guard *g, struct raft_message *m)
             g->dropped++;
             return false;
         }
+        if (raft_state(g->raft) == RAFT_LEADER)
+            guard_leave_snapshot_mode(g, m);
         return true;
     case RAFT_IO_TIMEOUT_NOW:
         return g->appends_count == 0 && g->installs_count == 0;

@@ -11,6 +11,7 @@
  *       flight.
  *   G5  A failed append, truncate, set_term, set_vote or installation stops the node before the
  *       core sees it.
+ *   G6  A follower that was sent a snapshot it does not need is asked for its log again.
  *
  * The core is given guard.io; the guard calls `inner`. Threading: the core's loop. Memory: the
  * guard is its owner's; it allocates one small struct per append and snapshot in flight.

@@ -23,6 +23,12 @@ struct disk_truncate {
     struct raft_log_op op;
 };
 
+struct disk_send {
+    struct raft_io_send req;
+    struct raft_io_send *outer;
+    raft_io_send_cb cb;
+};
+
 struct disk_snapshot {
     struct list link;
     struct raft_disk *disk;
@@ -480,12 +486,32 @@ static int disk_random(struct raft_io *io, int min, int max)
     return min + (int)(loop_random_u64(disk_of(io)->config.loop) % span);
 }
 
+/*
+ * A failed send of entries is a lost message, no more: told of it, the core would take the follower
+ * for an empty one and send it a snapshot. A failed snapshot it must know of, to send it again.
+ */
+static void disk_send_lost(struct raft_io_send *req, int status)
+{
+    struct disk_send *s = container_of(req, struct disk_send, req);
+
+    (void)status;
+    s->cb(s->outer, 0);
+    free(s);
+}
+
 static int disk_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *m,
                      raft_io_send_cb cb)
 {
     struct raft_disk *d = disk_of(io);
 
-    raft_transport_send(&d->transport, req, m, cb);
+    if (m->type != RAFT_IO_APPEND_ENTRIES) {
+        raft_transport_send(&d->transport, req, m, cb);
+        return 0;
+    }
+    struct disk_send *s = mem_zalloc(sizeof(*s));
+    s->outer = req;
+    s->cb = cb;
+    raft_transport_send(&d->transport, &s->req, m, disk_send_lost);
     return 0;
 }
 

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 #include <errno.h>
 
+#include "base/log.h"
 #include "base/pool.h"
 #include "io/sim.h"
 #include "raft/core.h"
@@ -47,6 +48,7 @@ struct cluster {
     struct net_identity identity;
     struct node nodes[CLUSTER_NODES_MAX + 1]; /* by id */
     uint32_t nodes_count;
+    bool damaged[CLUSTER_NODES_MAX + 1];
     uint64_t *history;
     uint64_t history_count, history_capacity;
     uint64_t *acked;
@@ -239,10 +241,35 @@ static inline void node_crash(struct node *n, bool power_loss)
     }
 }
 
+/* SKERRY_TEST_LOG=1: what the servers say, with virtual time. */
+static inline void sink_write(struct log_sink *sink, const char *line, uint32_t len)
+{
+    (void)sink;
+    fwrite(line, 1, len, stderr);
+}
+
+static struct sim *sink_sim;
+
+static inline uint64_t sink_wall_us(struct log_sink *sink)
+{
+    (void)sink;
+    return sink_sim != NULL ? sim_now(sink_sim) / 1000 : 0;
+}
+
+static inline void cluster_log(struct cluster *c)
+{
+    static struct log_sink sink = {.write = sink_write, .wall_us = sink_wall_us};
+
+    sink_sim = c->sim;
+    if (getenv("SKERRY_TEST_LOG") != NULL)
+        log_set(&sink, LOG_INFO, "sim");
+}
+
 static inline void cluster_init(struct cluster *c, uint64_t seed, uint32_t nodes)
 {
     memset(c, 0, sizeof(*c));
     c->sim = sim_create(&(struct sim_config){.seed = seed});
+    cluster_log(c);
     memset(c->identity.cluster, 0xc1, 16);
     memset(c->identity.secret, 0x5e, 32);
     c->nodes_count = nodes;
@@ -373,8 +400,19 @@ static inline bool cluster_is_even(void *arg)
 /* All that live have applied all. */
 static inline void cluster_await_even(struct cluster *c)
 {
-    if (!sim_run_until_true(c->sim, cluster_is_even, c, sim_now(c->sim) + 60 * NS_PER_S))
-        fail_msg("the nodes did not come level");
+    if (sim_run_until_true(c->sim, cluster_is_even, c, sim_now(c->sim) + 60 * NS_PER_S))
+        return;
+    for (uint32_t id = 1; id <= c->nodes_count; id++) {
+        struct raft_core_status s = {0};
+        if (c->nodes[id].core != NULL)
+            raft_core_status(c->nodes[id].core, &s);
+        print_message(
+            "node %u: state %d term %llu last %llu commit %llu snapshot %llu count %llu\n", id,
+            s.state, (unsigned long long)s.term, (unsigned long long)s.last_index,
+            (unsigned long long)s.commit_index, (unsigned long long)s.snapshot_index,
+            (unsigned long long)c->nodes[id].count);
+    }
+    fail_msg("the nodes did not come level");
 }
 
 static inline void cluster_grow(struct cluster *c, uint32_t voters)

@@ -456,6 +456,38 @@ static void random_cut(struct cluster *c)
     }
 }
 
+static void pick_name(void *arg, const char *name)
+{
+    char *picked = arg;
+    if (strlen(name) == 16 && strcmp(name, picked) > 0)
+        snprintf(picked, 17, "%s", name);
+}
+
+/* A bit of the newest segment of a dead node's log; one node at a time, or nobody may know. */
+static void random_flip(struct cluster *c, struct node *n)
+{
+    struct prng *p = sim_prng(c->sim);
+    char name[17] = "", path[64];
+    struct loop *l;
+
+    for (uint32_t id = 1; id <= c->nodes_count; id++) {
+        if (c->damaged[id] && c->nodes[id].core != NULL && is_up(&c->nodes[id]))
+            c->damaged[id] = false;
+        if (c->damaged[id])
+            return;
+    }
+    l = sim_loop_create(n->host);
+    assert_int_equal(loop_dir_list(l, "raft/log", pick_name, name), 0);
+    sim_host_crash(n->host, false);
+    loop_destroy(l);
+    if (name[0] == '\0')
+        return;
+    snprintf(path, sizeof(path), "raft/log/%s", name);
+    uint64_t pages = prng_chance(p, 1, 2) ? 100 : 10;
+    assert_int_equal(sim_disk_flip(n->host, path, prng_below(p, pages * 4096 * 8)), 0);
+    c->damaged[n->id] = true;
+}
+
 static void random_start(struct node *n)
 {
     if (node_start(n) != 0)
@@ -476,8 +508,11 @@ static void random_event(struct cluster *c)
         sim_net_heal_all(c->sim);
         break;
     case 3:
-        if (n->loop != NULL)
-            node_crash(n, prng_chance(p, 2, 3));
+        if (n->loop == NULL)
+            break;
+        node_crash(n, prng_chance(p, 2, 3));
+        if (prng_chance(p, 1, 3))
+            random_flip(c, n);
         break;
     case 4:
         if (n->loop != NULL)
