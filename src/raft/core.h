@@ -55,7 +55,7 @@ struct raft_core_config {
     void (*fatal)(void *arg, const char *what,
                   int error); /* storage failed or the log is corrupt: the node must stop. Called
                                  once, with fsm.arg; nothing is answered after it */
-    uint64_t segment_size;    /* of the log's files; 0: 8 MiB. Fixed for the life of a dir */
+    uint64_t segment_size;    /* of the log's files, when dir is made; 0: 8 MiB */
 };
 
 /* A new cluster whose only voter is `id`. Only in an empty dir. Blocking. */

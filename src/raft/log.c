@@ -224,19 +224,26 @@ void raft_log_forget_data(struct raft_log_disk *log)
 
 /* ---- Open and close ---- */
 
+void log_set_segment_size(struct raft_log_disk *log, uint64_t size)
+{
+    size_t len = (size_t)log_slot_pages(size) * RAFT_LOG_PAGE;
+
+    log->config.segment_size = size;
+    free(log->copies);
+    log->copies = mem_alloc_aligned(len, RAFT_LOG_PAGE);
+    memset(log->copies, 0, len);
+}
+
 static int log_init(struct raft_log_disk *log, const struct raft_log_config *config)
 {
     *log = (struct raft_log_disk){.config = *config};
-    if (log->config.segment_size == 0)
-        log->config.segment_size = RAFT_LOG_SEGMENT_SIZE;
 
     size_t len = strlen(config->dir) + sizeof("/log");
     log->dir = mem_zalloc(len);
     snprintf(log->dir, len, "%s/log", config->dir);
     log->stage = mem_alloc_aligned(LOG_STAGE, RAFT_LOG_PAGE);
-    size_t copies = (size_t)log_slot_pages(log->config.segment_size) * RAFT_LOG_PAGE;
-    log->copies = mem_alloc_aligned(copies, RAFT_LOG_PAGE);
-    memset(log->copies, 0, copies);
+    log_set_segment_size(log,
+                         config->segment_size != 0 ? config->segment_size : RAFT_LOG_SEGMENT_SIZE);
     list_init(&log->queue);
     task_init(&log->task, log_step);
     log->state = RAFT_LOG_IDLE;

@@ -103,7 +103,7 @@ enum raft_log_state {
 struct raft_log_config {
     struct loop *loop;
     const char *dir;       /* DIR; the log is in DIR/log */
-    uint64_t segment_size; /* 0: RAFT_LOG_SEGMENT_SIZE */
+    uint64_t segment_size; /* of a log that is made now; 0: RAFT_LOG_SEGMENT_SIZE */
     void (*fatal)(void *arg, const char *what, int error);
     void *arg;
 };

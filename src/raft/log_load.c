@@ -16,7 +16,13 @@
  * what a bad record means; see raft/log.h.
  */
 
-enum { LOAD_CHUNK = 1 << 20, LOAD_NAME = 16, LOAD_STRAY_BITS = 4 };
+enum {
+    LOAD_CHUNK = 1 << 20,
+    LOAD_NAME = 16,
+    LOAD_STRAY_BITS = 4,
+    LOAD_SIZE_MIN = 64 << 10,
+    LOAD_SIZE_MAX = 1 << 30,
+};
 
 enum load_slot { LOAD_SLOT_EMPTY, LOAD_SLOT_GOOD, LOAD_SLOT_DAMAGED };
 
@@ -373,6 +379,34 @@ static int load_first_index(struct load *ld, uint32_t i, uint64_t *out)
     return rv;
 }
 
+/* Segments keep the size the log was made with. */
+static int load_size(struct load *ld)
+{
+    struct raft_log_disk *log = ld->log;
+    uint8_t *pages = mem_alloc_aligned(2 * (size_t)RAFT_LOG_PAGE, RAFT_LOG_PAGE);
+    struct log_segment_header h;
+    struct loop_file *f;
+
+    memset(pages, 0, 2 * (size_t)RAFT_LOG_PAGE);
+    int rv = log_segment_open(log, ld->numbers[0], &f);
+    if (rv == 0) {
+        for (uint32_t i = 0; i < 2; i++)
+            (void)loop_read_now(f, pages + i * RAFT_LOG_PAGE, RAFT_LOG_PAGE,
+                                (uint64_t)i * RAFT_LOG_PAGE);
+        loop_file_close(f);
+        rv = log_segment_decode(pages, &h);
+        if (rv == -EBADMSG)
+            rv = log_segment_decode(pages + RAFT_LOG_PAGE, &h);
+    }
+    free(pages);
+    if (rv == 0 &&
+        (h.size < LOAD_SIZE_MIN || h.size > LOAD_SIZE_MAX || h.size % RAFT_LOG_PAGE != 0))
+        rv = -EBADMSG;
+    if (rv == 0)
+        log_set_segment_size(log, h.size);
+    return rv;
+}
+
 static void load_adopt_tail(struct load *ld)
 {
     struct raft_log_disk *log = ld->log;
@@ -412,6 +446,8 @@ int log_load(struct raft_log_disk *log)
     struct load ld = {.log = log};
     int rv = load_list(&ld);
 
+    if (rv == 0)
+        rv = load_size(&ld);
     ld.image = mem_alloc_aligned(log->config.segment_size, RAFT_LOG_PAGE);
     ld.pages = (uint32_t)(log->config.segment_size / RAFT_LOG_PAGE);
     if (rv == 0)

@@ -12,6 +12,7 @@ int log_load(struct raft_log_disk *log);
 enum { LOG_PATH = 4096 };
 int log_path(const struct raft_log_disk *log, uint64_t number, char *dst);
 int log_segment_open(const struct raft_log_disk *log, uint64_t number, struct loop_file **out);
+void log_set_segment_size(struct raft_log_disk *log, uint64_t size);
 struct raft_log_record *log_record_add(struct raft_log_disk *log);
 struct raft_log_segment *log_segment_add(struct raft_log_disk *log);
 int log_write_pages(struct loop_file *f, const void *buf, uint32_t page, uint32_t count);
