@@ -224,8 +224,7 @@ static void transport_append(struct raft_peer *p, const uint8_t *src, size_t len
     p->received += len;
 }
 
-/* 0, or -EBADMSG. */
-static int transport_fragment(struct raft_transport *t, uint64_t from, struct slice body)
+int raft_transport_receive(struct raft_transport *t, uint64_t from, struct slice body)
 {
     if (body.len <= RAFT_FRAGMENT_HEADER || body.len > RAFT_FRAGMENT_HEADER + RAFT_FRAGMENT_MAX)
         return -EBADMSG;
@@ -266,7 +265,7 @@ void raft_transport_handle(struct raft_transport *t, struct rpc_request *req)
     int rv = -EACCES;
 
     if (!t->stopped && net_endpoint_kind(req->from) == NET_CONTROL)
-        rv = transport_fragment(t, net_endpoint_id(req->from), req->body);
+        rv = raft_transport_receive(t, net_endpoint_id(req->from), req->body);
     if (rv == -EBADMSG)
         log_warn("raft", "a bad fragment was dropped from=node.%llu",
                  (unsigned long long)net_endpoint_id(req->from));

@@ -60,6 +60,9 @@ void raft_transport_deinit(struct raft_transport *t);
 void raft_transport_send(struct raft_transport *t, struct raft_io_send *req,
                          const struct raft_message *m, raft_io_send_cb cb);
 
+/* The body of a fragment from server `from`. 0, -EBADMSG, or -EBUSY: too many peers. */
+int raft_transport_receive(struct raft_transport *t, uint64_t from, struct slice body);
+
 /* A fragment came. Answers the request. */
 void raft_transport_handle(struct raft_transport *t, struct rpc_request *req);
 
