@@ -76,7 +76,9 @@ struct raft_core {
     struct raft_guard guard;
     struct raft_disk disk;
     struct task task;
-    bool started, stopped;
+    bool started, stopped, in_step;
+
+    uint64_t snapshot_tried; /* applied index when the last one was begun */
 
     struct list waiting; /* struct raft_proposal */
     uint32_t waiting_count, in_flight_count;
@@ -218,6 +220,11 @@ static int core_snapshot(struct raft_fsm *fsm, struct raft_buffer *bufs[], unsig
     /* The core would put the members of an uncommitted change into the snapshot. */
     if (r->raft.configuration_uncommitted_index != 0)
         return RAFT_BUSY;
+    /* One that failed (the disk was full) is not tried again with every entry. */
+    uint64_t applied = raft_last_applied(&r->raft);
+    if (r->snapshot_tried != 0 && applied < r->snapshot_tried + r->config.snapshot_entries / 8)
+        return RAFT_BUSY;
+    r->snapshot_tried = applied;
     int rv = r->config.fsm.snapshot(r->config.fsm.arg, &buf, &len);
     if (rv != 0) {
         log_error("raft", "no snapshot could be taken error=%d", rv);
@@ -264,7 +271,9 @@ static void core_on_barrier_applied(void *arg, raft_term term)
 static void core_on_polled(void *arg)
 {
     struct raft_core *r = arg;
-    loop_wake(r->config.loop, &r->task);
+
+    if (!r->in_step)
+        loop_wake(r->config.loop, &r->task);
 }
 
 static void core_tell_leading(struct raft_core *r, bool leading)
@@ -585,11 +594,12 @@ static void core_step(struct task *task)
 
     if (r->stopped || !r->started)
         return;
+    r->in_step = true;
     core_update_leading(r);
     change_step(r);
     core_submit_waiting(r);
     raft_guard_poll(&r->guard);
-    task_cancel(&r->task); /* the poll woke it for what was just looked at */
+    r->in_step = false;
 }
 
 static enum raft_core_state core_state(const struct raft_core *r)

@@ -395,6 +395,12 @@ static int disk_trim(struct raft_disk *d, uint64_t index, unsigned trailing)
     return raft_log_trim_now(&d->log, keep);
 }
 
+/* A snapshot of our own can wait for better days. What a leader sends cannot. */
+static bool disk_has_no_room(int error)
+{
+    return error == -ENOSPC || error == -EFBIG || error == -ENOMEM;
+}
+
 static void disk_on_put(struct raft_snapshot_op *op)
 {
     struct disk_snapshot *s = container_of(op, struct disk_snapshot, op);
@@ -402,6 +408,11 @@ static void disk_on_put(struct raft_snapshot_op *op)
 
     if (d->failed)
         return;
+    if (op->result != 0 && s->trailing > 0 && disk_has_no_room(op->result)) {
+        log_error("raft", "a snapshot finds no room, the log keeps growing error=%d", op->result);
+        disk_put_finish(s, disk_error(&d->io, op->result));
+        return;
+    }
     if (op->result != 0) {
         disk_fatal(d, "writing a snapshot", op->result);
         return;

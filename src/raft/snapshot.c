@@ -231,14 +231,19 @@ static void snapshot_start(struct raft_snapshot_op *op)
     loop_wake(op->store->loop, &op->task);
 }
 
+static void snapshot_op_close(struct raft_snapshot_op *op)
+{
+    if (op->file != NULL)
+        loop_file_close(op->file);
+    op->file = NULL;
+}
+
 void raft_snapshot_op_drop(struct raft_snapshot_op *op)
 {
     task_cancel(&op->task);
-    if (op->file != NULL)
-        loop_file_close(op->file);
+    snapshot_op_close(op);
     free(op->chunk);
     raft_free(op->conf.base);
-    op->file = NULL;
     op->chunk = NULL;
     op->conf = (struct raft_buffer){0};
 }
@@ -329,6 +334,18 @@ static void snapshot_put_flush(struct raft_snapshot_op *op)
     op->state = SNAPSHOT_PUT_FLUSH;
     loop_op_init(&op->op, snapshot_on_op);
     loop_flush(op->store->loop, &op->op, op->file);
+}
+
+/* What was written of it would only take room. */
+static void snapshot_put_give_up(struct raft_snapshot_op *op, int result)
+{
+    struct raft_snapshots *s = op->store;
+    char path[SNAPSHOT_PATH];
+
+    snapshot_op_close(op);
+    if (snapshot_path_new(s, path) == 0)
+        (void)loop_unlink(s->loop, path); /* there may be none */
+    snapshot_finish(op, result);
 }
 
 /* It is whole and durable: give it its name, and drop the third. */
@@ -493,7 +510,7 @@ static void snapshot_step(struct task *task)
     }
     rv = op->state == SNAPSHOT_BEGIN ? snapshot_put_begin(op) : snapshot_op_result(op);
     if (rv != 0) {
-        snapshot_finish(op, rv);
+        snapshot_put_give_up(op, rv);
         return;
     }
     switch ((enum snapshot_state)op->state) {

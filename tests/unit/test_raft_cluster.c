@@ -210,6 +210,34 @@ static void a_node_whose_disk_fails_stops_and_the_others_go_on(void **state)
     }
 }
 
+static void a_snapshot_that_finds_no_room_is_tried_again_later(void **state)
+{
+    struct cluster c;
+    struct raft_core_status s;
+    (void)state;
+
+    cluster_init(&c, 21, 1);
+    c.snapshot_entries = 40;
+    c.trailing_entries = 5;
+    cluster_bootstrap(&c);
+    struct node *n = &c.nodes[1];
+    sim_disk_fail(n->host, "raft/snap", SIM_DISK_WRITE, 0, ENOSPC, false);
+    propose_and_wait(&c, 100);
+    raft_core_status(n->core, &s);
+    assert_int_equal(s.snapshot_index, 0);
+    assert_int_equal(n->fatal, 0);
+    sim_disk_clear_faults(n->host);
+    propose_and_wait(&c, 20);
+    raft_core_status(n->core, &s);
+    assert_true(s.snapshot_index > 100);
+    sim_disk_fail(n->host, "raft/snap", SIM_DISK_FLUSH, 0, EIO, false);
+    for (int i = 0; i < 60; i++)
+        node_propose(n, NULL);
+    sim_run_until(c.sim, sim_now(c.sim) + NS_PER_S);
+    assert_int_equal(n->fatal, -EIO);
+    cluster_deinit(&c);
+}
+
 /* The core alone takes it for committed after a restart. */
 static void a_change_that_was_not_committed_is_forgotten_also_after_a_restart(void **state)
 {
@@ -543,19 +571,19 @@ static uint64_t random_run(uint64_t seed, int events)
     struct cluster c;
     int result;
 
-    cluster_init(&c, seed, 3);
+    cluster_init(&c, seed, seed % 5 == 0 ? 5 : 3);
     c.snapshot_entries = seed % 2 == 0 ? 30 : 0;
     c.trailing_entries = seed % 2 == 0 ? 8 : 0;
     cluster_bootstrap(&c);
-    cluster_grow(&c, 3);
+    cluster_grow(&c, c.nodes_count);
     sim_net_set_slow(c.sim, 1, 20, 100 * NS_PER_MS);
-    for (uint32_t id = 1; id <= 3; id++)
+    for (uint32_t id = 1; id <= c.nodes_count; id++)
         sim_disk_set_slow(c.nodes[id].host, 1, 20, 50 * NS_PER_MS);
     for (int i = 0; i < events; i++)
         random_event(&c);
 
     sim_net_heal_all(c.sim);
-    for (uint32_t id = 1; id <= 3; id++) {
+    for (uint32_t id = 1; id <= c.nodes_count; id++) {
         if (c.nodes[id].loop == NULL)
             random_start(&c.nodes[id]);
     }
@@ -610,6 +638,7 @@ int main(void)
         cmocka_unit_test(a_new_member_is_brought_up_by_a_snapshot),
         cmocka_unit_test(entries_and_snapshots_larger_than_a_frame_arrive),
         cmocka_unit_test(a_node_whose_disk_fails_stops_and_the_others_go_on),
+        cmocka_unit_test(a_snapshot_that_finds_no_room_is_tried_again_later),
         cmocka_unit_test(a_change_that_was_not_committed_is_forgotten_also_after_a_restart),
         cmocka_unit_test(a_corrupt_entry_is_fetched_from_a_peer),
         cmocka_unit_test(a_corrupt_entry_is_covered_by_a_peers_snapshot),
