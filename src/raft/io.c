@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/pool.h"
 #include "raft/conf.h"
+#include "raft/repair.h"
 
 struct disk_append {
     struct list link;
@@ -638,6 +639,7 @@ int raft_disk_open(struct raft_disk *d, const struct raft_disk_config *config)
     };
     list_init(&d->appends);
     list_init(&d->truncates);
+    list_init(&d->answers);
     list_init(&d->snapshot_ops);
     loop_timer_init(&d->timer, disk_on_timer);
     task_init(&d->task, disk_step);
@@ -654,6 +656,7 @@ void raft_disk_close(struct raft_disk *d)
     task_cancel(&d->task);
     loop_timer_stop(d->config.loop, &d->timer);
     raft_transport_deinit(&d->transport);
+    raft_repair_forget_answers(d);
     raft_snapshot_destroy(d->snapshot);
     d->snapshot = NULL;
     raft_log_close(&d->log);

@@ -47,8 +47,10 @@ struct raft_disk {
     bool tick_due;
     bool failed;
 
-    struct list appends;      /* struct disk_append */
-    struct list truncates;    /* struct disk_truncate */
+    struct list appends;   /* struct disk_append */
+    struct list truncates; /* struct disk_truncate */
+    struct list answers;   /* struct repair_answer: replies that have not left yet */
+    uint32_t answers_count;
     struct list snapshot_ops; /* struct disk_snapshot */
 };
 

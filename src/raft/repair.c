@@ -461,18 +461,50 @@ void raft_repair_free(struct raft_repair *r)
 
 /* ---- Answering ---- */
 
+struct repair_answer {
+    struct list link;
+    struct raft_disk *disk;
+    size_t len;
+    uint8_t bytes[];
+};
+
+static struct repair_answer *repair_answer_new(struct raft_disk *d, size_t len)
+{
+    struct repair_answer *a = mem_zalloc(sizeof(*a) + len);
+
+    a->disk = d;
+    a->len = len;
+    list_init(&a->link);
+    list_push(&d->answers, &a->link);
+    d->answers_count++;
+    return a;
+}
+
+static void repair_answer_free(struct repair_answer *a)
+{
+    list_remove(&a->link);
+    a->disk->answers_count--;
+    free(a);
+}
+
+void raft_repair_forget_answers(struct raft_disk *disk)
+{
+    while (!list_empty(&disk->answers))
+        repair_answer_free(container_of(disk->answers.next, struct repair_answer, link));
+}
+
 static void repair_replied(struct rpc_request *req, void *arg)
 {
     (void)req;
-    free(arg);
+    repair_answer_free(arg);
 }
 
-static void repair_reply(struct rpc_request *req, uint8_t *answer, size_t len)
+static void repair_reply(struct rpc_request *req, struct repair_answer *a)
 {
     req->status = 0;
-    req->reply_body = (struct slice){answer, len};
+    req->reply_body = (struct slice){a->bytes, a->len};
     req->replied = repair_replied;
-    req->replied_arg = answer;
+    req->replied_arg = a;
     rpc_reply(req);
 }
 
@@ -504,23 +536,23 @@ static void repair_handle_look(struct raft_disk *d, struct rpc_request *req)
     enum repair_verdict verdict = repair_look(d, index, get_u64(b + 8), get_u32(b + 16));
     const struct raft_log_record *r = raft_log_get(&d->log, index);
     size_t len = verdict == REPAIR_HELD ? r->len : 0;
-    uint8_t *answer = mem_zalloc(REPAIR_LOOK_ANSWER + len);
+    struct repair_answer *a = repair_answer_new(d, REPAIR_LOOK_ANSWER + len);
     int rv = verdict == REPAIR_SILENT ? -EAGAIN : 0;
 
     if (verdict == REPAIR_HELD) {
-        put_u32(answer + 4, r->type);
-        put_u64(answer + 8, r->term);
-        rv = raft_log_read_now(&d->log, index, answer + REPAIR_LOOK_ANSWER);
+        put_u32(a->bytes + 4, r->type);
+        put_u64(a->bytes + 8, r->term);
+        rv = raft_log_read_now(&d->log, index, a->bytes + REPAIR_LOOK_ANSWER);
     }
     if (rv != 0) {
-        free(answer);
+        repair_answer_free(a);
         rpc_reply_status(req, -EAGAIN);
         return;
     }
-    put_u32(answer, verdict);
-    put_u64(answer + 16, d->term.term);
-    put_u64(answer + 24, d->snapshot_index);
-    repair_reply(req, answer, REPAIR_LOOK_ANSWER + len);
+    put_u32(a->bytes, verdict);
+    put_u64(a->bytes + 16, d->term.term);
+    put_u64(a->bytes + 24, d->snapshot_index);
+    repair_reply(req, a);
 }
 
 static void repair_handle_snapshot(struct raft_disk *d, struct rpc_request *req)
@@ -539,17 +571,19 @@ static void repair_handle_snapshot(struct raft_disk *d, struct rpc_request *req)
         rpc_reply_status(req, n < 0 ? (int)n : -EINVAL);
         return;
     }
-    uint8_t *answer = mem_zalloc(REPAIR_SNAPSHOT_ANSWER + (size_t)n);
-    put_u64(answer, size);
-    memcpy(answer + REPAIR_SNAPSHOT_ANSWER, chunk, (size_t)n);
+    struct repair_answer *a = repair_answer_new(d, REPAIR_SNAPSHOT_ANSWER + (size_t)n);
+    put_u64(a->bytes, size);
+    memcpy(a->bytes + REPAIR_SNAPSHOT_ANSWER, chunk, (size_t)n);
     free(chunk);
-    repair_reply(req, answer, REPAIR_SNAPSHOT_ANSWER + (size_t)n);
+    repair_reply(req, a);
 }
 
 void raft_repair_handle(struct raft_disk *disk, struct rpc_request *req)
 {
     if (net_endpoint_kind(req->from) != NET_CONTROL)
         rpc_reply_status(req, -EACCES);
+    else if (disk->answers_count == RAFT_REPAIR_ANSWERS_MAX)
+        rpc_reply_status(req, -EBUSY);
     else if (req->kind == RAFT_RPC_LOOK)
         repair_handle_look(disk, req);
     else

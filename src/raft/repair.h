@@ -30,6 +30,7 @@
 enum {
     RAFT_RPC_LOOK = RAFT_RPC_KIND_FIRST + 1,
     RAFT_RPC_SNAPSHOT = RAFT_RPC_KIND_FIRST + 2,
+    RAFT_REPAIR_ANSWERS_MAX = 8,
 };
 
 struct raft_repair;
@@ -41,7 +42,10 @@ int raft_repair_start(struct raft_disk *disk, void (*done)(void *arg, int result
 /* Also while it is under way, when the loop is dead. */
 void raft_repair_free(struct raft_repair *r);
 
-/* Answer RAFT_RPC_LOOK and RAFT_RPC_SNAPSHOT. */
+/* Answer RAFT_RPC_LOOK and RAFT_RPC_SNAPSHOT; -EBUSY when RAFT_REPAIR_ANSWERS_MAX are on their way.
+ */
 void raft_repair_handle(struct raft_disk *disk, struct rpc_request *req);
+/* The loop is dead: free the answers that were on their way. */
+void raft_repair_forget_answers(struct raft_disk *disk);
 
 #endif /* RAFT_REPAIR_H */
