@@ -21,12 +21,13 @@
 #include "net/rpc.h"
 #include "net/stage.h"
 
-#define NET_TICK_NS        (500 * NS_PER_MS) /* each connection looks at its clock this often */
-#define NET_PING_NS        (1 * NS_PER_S)    /* nothing sent for this long: send a ping */
-#define NET_SILENCE_NS     (3 * NS_PER_S)    /* nothing heard for this long: lost */
-#define NET_STUCK_CALL_NS  (1 * NS_PER_S)    /* a send may hold up an overdue call this long */
-#define NET_STUCK_REPLY_NS (3 * NS_PER_S) /* a client that takes no answers for this long is lost \
-                                           */
+#define NET_TICK_NS       (500 * NS_PER_MS) /* each connection looks at its clock this often */
+#define NET_PING_NS       (1 * NS_PER_S)    /* nothing sent for this long: send a ping */
+#define NET_SILENCE_NS    (3 * NS_PER_S)    /* nothing heard for this long: lost */
+#define NET_STUCK_CALL_NS (1 * NS_PER_S)    /* a send may hold up an overdue call this long */
+#define NET_STUCK_REPLY_NS                                                 \
+    (3 * NS_PER_S) /* a client that takes no answers for this long is lost \
+                    */
 #define NET_IDLE_NS         (60 * NS_PER_S) /* an unwanted connection without calls is closed */
 #define NET_CONNECT_NS      (2 * NS_PER_S)
 #define NET_SHAKE_NS        (2 * NS_PER_S) /* client: connected to welcomed */
@@ -119,15 +120,23 @@ struct request {
 /*
  * Requests come in two classes with memory of their own: those of clients, and those of nodes.
  * A node's requests are what handling a client's may wait for, so they must not wait for it.
- * Within a class it is first come, first served, connections and in-process calls taking turns.
+ * Within a class there are three lines, first come, first served in each; the lines take turns.
+ * The last request struct is for the line whose turn it is; of the others, who needs no pages
+ * passes the one that waits for pages.
  */
+enum intake_line {
+    LINE_LOCALS, /* struct rpc_call.link: lent to us and not admitted yet */
+    LINE_SMALL,  /* struct conn.intake_link: the next request needs no pages */
+    LINE_LARGE,  /* struct conn.intake_link: it needs some */
+    LINE_COUNT,
+};
+
 struct intake {
     struct net *net;
     struct pool requests;
     struct arena arena;
-    struct list conns;  /* struct conn.intake_link: these wait */
-    struct list locals; /* struct rpc_call.link, lent to us and not admitted yet */
-    bool turn_is_local;
+    struct list lines[LINE_COUNT];
+    enum intake_line served; /* in turn, last */
     uint32_t conn_requests_max;
 };
 
@@ -136,7 +145,7 @@ enum { INTAKE_CLIENTS, INTAKE_NODES, INTAKE_COUNT };
 struct intake *intake_of(struct net *n, net_endpoint from);
 
 /* A request with `pages` of memory, or NULL: not now. A conn that is refused stands in line and is
- * woken; conn NULL: for the first of intake->locals. */
+ * woken; conn NULL: for the first of LINE_LOCALS. */
 struct request *intake_admit(struct intake *in, struct conn *conn, uint32_t pages);
 void intake_leave(struct conn *conn); /* no more in line */
 void intake_wake(struct intake *in);  /* something was given back, or the line moved */

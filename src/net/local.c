@@ -36,7 +36,7 @@ static void local_on_lent(struct loop_msg *msg)
     struct rpc_call *c = container_of(msg, struct rpc_call, msg);
     struct net *n = c->lent_to;
 
-    list_push(&intake_of(n, c->net->config.self)->locals, &c->link);
+    list_push(&intake_of(n, c->net->config.self)->lines[LINE_LOCALS], &c->link);
     loop_wake(net_loop(n), &n->task);
 }
 
@@ -107,8 +107,10 @@ static void local_fill(struct request *r, struct rpc_call *c)
 
 static void local_serve_class(struct net *n, struct intake *in)
 {
-    while (!list_empty(&in->locals)) {
-        struct rpc_call *c = container_of(in->locals.next, struct rpc_call, link);
+    struct list *line = &in->lines[LINE_LOCALS];
+
+    while (!list_empty(line)) {
+        struct rpc_call *c = container_of(line->next, struct rpc_call, link);
         if (c->deadline_ns <= loop_now(net_loop(n))) {
             list_remove(&c->link);
             local_return(c, -ETIMEDOUT, false);

@@ -36,8 +36,8 @@ static void intake_init(struct intake *in, struct net *n, uint32_t requests, uin
     in->conn_requests_max = at_least(requests / 2, 1);
     pool_init(&in->requests, requests, sizeof(struct request), 64);
     arena_init(&in->arena, pages);
-    list_init(&in->conns);
-    list_init(&in->locals);
+    for (int i = 0; i < LINE_COUNT; i++)
+        list_init(&in->lines[i]);
 }
 
 /* Half of the requests each; three eighths of the memory each, a quarter for answers. */

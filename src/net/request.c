@@ -46,15 +46,16 @@ struct intake *intake_of(struct net *n, net_endpoint from)
     return &n->intakes[INTAKE_CLIENTS];
 }
 
+/* The first of each line looks whether it can go now. */
 void intake_wake(struct intake *in)
 {
     struct loop *l = net_loop(in->net);
 
-    if (!list_empty(&in->conns)) {
-        struct conn *first = container_of(in->conns.next, struct conn, intake_link);
-        loop_wake(l, &first->task);
+    for (int i = LINE_SMALL; i < LINE_COUNT; i++) {
+        if (!list_empty(&in->lines[i]))
+            loop_wake(l, &container_of(in->lines[i].next, struct conn, intake_link)->task);
     }
-    if (!list_empty(&in->locals))
+    if (!list_empty(&in->lines[LINE_LOCALS]))
         loop_wake(l, &in->net->task);
 }
 
@@ -66,14 +67,38 @@ void intake_leave(struct conn *conn)
     intake_wake(conn->intake);
 }
 
-/* Is it the turn of `conn` (NULL: of the in-process calls)? */
-static bool intake_is_turn(const struct intake *in, const struct conn *conn)
+static enum intake_line intake_line_of(const struct conn *conn, uint32_t pages)
 {
     if (conn == NULL)
-        return list_empty(&in->conns) || in->turn_is_local;
-    if (!list_empty(&in->locals) && in->turn_is_local)
-        return false;
-    return list_empty(&in->conns) || in->conns.next == &conn->intake_link;
+        return LINE_LOCALS;
+    return pages > 0 ? LINE_LARGE : LINE_SMALL;
+}
+
+static bool intake_is_first(const struct intake *in, enum intake_line line, const struct conn *conn)
+{
+    const struct list *head = &in->lines[line];
+
+    return conn == NULL || list_empty(head) || head->next == &conn->intake_link;
+}
+
+/* Does nobody wait in the lines between the one served last and this one? */
+static bool intake_is_turn(const struct intake *in, enum intake_line line)
+{
+    for (int i = 1; i <= LINE_COUNT; i++) {
+        unsigned next = ((unsigned)in->served + (unsigned)i) % LINE_COUNT;
+        if (next == (unsigned)line)
+            return true;
+        if (!list_empty(&in->lines[next]))
+            return false;
+    }
+    never("no line");
+}
+
+/* Whose turn it is waits for pages perhaps. It takes nothing from him to pass, but for the last
+ * struct. */
+static bool intake_may_pass(const struct intake *in, uint32_t pages)
+{
+    return pages == 0 && in->requests.count - in->requests.used >= 2;
 }
 
 static struct request *intake_take(struct intake *in, uint32_t pages)
@@ -102,10 +127,14 @@ struct request *intake_admit(struct intake *in, struct conn *conn, uint32_t page
         intake_leave(conn); /* it waits for its own, and nobody waits behind it */
         return NULL;
     }
-    struct request *r = intake_is_turn(in, conn) ? intake_take(in, pages) : NULL;
+    enum intake_line line = intake_line_of(conn, pages);
+    bool is_turn = intake_is_turn(in, line);
+    struct request *r = NULL;
+    if (intake_is_first(in, line, conn) && (is_turn || intake_may_pass(in, pages)))
+        r = intake_take(in, pages);
     if (r == NULL) {
         if (conn != NULL && list_empty(&conn->intake_link))
-            list_push(&in->conns, &conn->intake_link);
+            list_push(&in->lines[line], &conn->intake_link);
         return NULL;
     }
 
@@ -118,7 +147,8 @@ struct request *intake_admit(struct intake *in, struct conn *conn, uint32_t page
     r->reply_pages = 0;
     list_init(&r->link);
     task_init(&r->task, request_step);
-    in->turn_is_local = conn != NULL;
+    if (is_turn)
+        in->served = line;
     if (conn != NULL) {
         conn->requests++;
         list_remove(&conn->intake_link);

@@ -910,7 +910,6 @@ static void clients_that_fill_everything_do_not_stop_nodes(void **state)
         assert_int_equal(outcome.count, 1);
         assert_int_equal(outcome.status, 0);
     }
-    /* A client without data waits for no buffer, only for its turn to be admitted. */
     while (w->calls_open > 0) {
         release(b);
         world_run(w, 100 * MS);
@@ -950,7 +949,71 @@ static void one_client_waiting_for_memory_does_not_stop_anothers_small_requests(
     world_deinit(w);
 }
 
-/* Two nodes whose handlers wait for each other are the classic deadlock. */
+static uint32_t held_large(const struct node *node)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < node->held_count; i++)
+        count += node->held[i]->data_len > 0;
+    return count;
+}
+
+/* Answer the oldest held request that has data, or has none. */
+static void release_of(struct node *node, bool large)
+{
+    uint32_t i = 0;
+
+    while (i < node->held_count && (node->held[i]->data_len > 0) != large)
+        i++;
+    assert_true(i < node->held_count);
+    struct rpc_request *req = node->held[i];
+    memmove(node->held + 1, node->held, i * sizeof(node->held[0]));
+    node->held[0] = req;
+    release(node);
+}
+
+/* The small ones always have more to send: they pass the large one, but not for ever. */
+static void small_requests_leave_the_last_place_to_a_large_one(void **state)
+{
+    struct world *w = &world;
+    struct spec large = {
+        .to = 2, .kind = KIND_HOLD, .data_len = NET_DATA_MAX, .timeout_ns = 300 * S};
+    struct spec small = {.to = 2, .kind = KIND_HOLD, .timeout_ns = 300 * S};
+
+    (void)state;
+    world_init(w, 26);
+    w->config.requests_max = 8; /* four for clients, two of them for one connection */
+    w->config.data_buffers = 32;
+    struct node *b = node_create(w, 2, NET_OSD);
+    struct node *big = node_create(w, 1, NET_CLIENT);
+    struct node *others[] = {node_create(w, 3, NET_CLIENT), node_create(w, 4, NET_CLIENT)};
+    call_start_spec(big, &large, NULL);
+    call_start_spec(big, &large, NULL);
+    world_run(w, 1 * S);
+    assert_int_equal(b->held_count, 1);
+
+    for (int i = 0; i < 40; i++)
+        call_start_spec(others[i % 2], &small, NULL);
+    world_run(w, 1 * S);
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(held_large(b), 1);
+        assert_int_equal(b->held_count, 3);
+        release_of(b, false);
+        world_run(w, 10 * MS);
+    }
+    release_of(b, true);
+    world_run(w, 1 * S);
+    assert_int_equal(held_large(b), 1);
+    assert_int_equal(b->held_count, 4);
+
+    while (w->calls_open > 0) {
+        release(b);
+        world_run(w, 100 * MS);
+    }
+    assert_int_equal(w->ended[0], 42);
+    world_deinit(w);
+}
+
 static void a_client_that_does_not_read_its_answers_is_cut_off(void **state)
 {
     struct world *w = &world;
@@ -1546,6 +1609,7 @@ int main(void)
         cmocka_unit_test(requests_beyond_the_limit_wait_in_the_socket),
         cmocka_unit_test(clients_that_fill_everything_do_not_stop_nodes),
         cmocka_unit_test(one_client_waiting_for_memory_does_not_stop_anothers_small_requests),
+        cmocka_unit_test(small_requests_leave_the_last_place_to_a_large_one),
         cmocka_unit_test(a_client_that_does_not_read_its_answers_is_cut_off),
         cmocka_unit_test(strangers_and_damage_cost_only_their_own_connection),
         cmocka_unit_test(in_process_calls_are_answered_without_a_copy_of_the_data),
