@@ -18,7 +18,8 @@ enum meta_kind {
                       older incarnations become fenced */
     META_OSD_ADD,  /* node, uuid, size -> id. The same uuid again: the same id */
     META_OSD_UP, /* osd, node, incarnation, size: registers an incarnation (R3, R4, S12). -ESTALE if
-                    it is not above the last */
+                    it is below the last. The last one again: up, as it was, unless it is known to
+                    be dead: then -ESTALE */
     META_OSD_DOWN,    /* osds_count, osds[]: {osd, incarnation, dead}; an older incarnation than the
                          current is ignored */
     META_OSD_FAILED,  /* osd, incarnation: its device failed; as down, and it stays out */

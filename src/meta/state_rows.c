@@ -135,7 +135,7 @@ static const char *const queries[Q_COUNT] = {
     [Q_REQUEST_PUT] = "INSERT INTO request VALUES(?, ?, ?, ?, ?, ?)",
     [Q_REQUEST_PRUNE] = "DELETE FROM request WHERE n <= ?",
     [Q_CHANGE_PUT] = "INSERT INTO change VALUES(?, ?, ?, ?)",
-    [Q_CHANGE_FLOOR] = "SELECT MAX(revision) FROM change WHERE n <= ?",
+    [Q_CHANGE_FLOOR] = "SELECT revision FROM change WHERE n <= ? ORDER BY n DESC LIMIT 1",
     [Q_CHANGE_PRUNE] = "DELETE FROM change WHERE n <= ?",
     [Q_KEYS_SINCE] = "SELECT DISTINCT tbl, key FROM change WHERE revision > ? ORDER BY tbl, key",
     [Q_KEYS_ALL] = "SELECT 1 AS t, 0 AS k UNION ALL SELECT 2, id FROM node"
@@ -330,7 +330,7 @@ static void change_prune(struct meta_state *s)
     uint64_t last = s->cluster.change_last - META_CHANGES_KEPT;
     sqlite3_stmt *st = query(s, Q_CHANGE_FLOOR);
     bind_u64(st, 1, last);
-    if (step(st) && sqlite3_column_type(st, 0) != SQLITE_NULL)
+    if (step(st)) /* revisions rise with n */
         s->cluster.change_floor = col_u64(st, 0);
     finish(st);
 

@@ -361,11 +361,37 @@ static void an_incarnation_is_registered_once(void **unused)
     (void)unused;
     struct world w;
     world_with_pg(&w);
-    assert_int_equal(osd_up(&w, 4, 4, 1), -ESTALE);
+    uint64_t revision = meta_state_revision(w.state);
+    assert_int_equal(osd_up(&w, 4, 4, 1), 0); /* a retry changes nothing */
+    assert_int_equal(meta_state_revision(w.state), revision);
+    assert_int_equal(osd_up(&w, 4, 3, 1), -ESTALE); /* the same life on another node: a lie */
+    assert_int_equal(osd_up(&w, 4, 4, 0), -ESTALE);
     assert_int_equal(osd_up(&w, 4, 4, 3), 0);
     assert_int_equal(osd_up(&w, 4, 4, 2), -ESTALE);
     assert_int_equal(osd_now(&w, 4).dead_incarnation, 1);
     assert_int_equal(osd_up(&w, 9, 4, 1), -ENOENT);
+    world_close(&w);
+}
+
+static void a_life_taken_for_down_may_go_on_and_one_known_dead_may_not(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_with_pg(&w);
+    activate_all(&w);
+    struct map_pg g = pg_now(&w);
+
+    assert_int_equal(osd_down(&w, g.primary, 1, false), 0);
+    struct map_pg moved = pg_now(&w);
+    assert_int_equal(osd_up(&w, g.primary, g.primary, 1), 0);
+    assert_true(osd_now(&w, g.primary).up);
+    struct map_pg after = pg_now(&w); /* it is a member again, and leads nothing */
+    assert_memory_equal(&moved, &after, sizeof(moved));
+
+    assert_int_equal(osd_down(&w, g.primary, 1, true), 0);
+    assert_int_equal(osd_up(&w, g.primary, g.primary, 1), -ESTALE);
+    assert_false(osd_now(&w, g.primary).up);
+    assert_int_equal(osd_up(&w, g.primary, g.primary, 2), 0);
     world_close(&w);
 }
 
@@ -1053,6 +1079,39 @@ static void a_delta_older_than_the_change_log_is_refused(void **unused)
     world_close(&w);
 }
 
+static int count_steps(void *arg)
+{
+    uint32_t *steps = arg;
+    ++*steps;
+    return 0;
+}
+
+/* In steps of SQLite's machine: a full change log must not make each entry read all of it. */
+static void an_entry_costs_the_same_when_the_change_log_is_full(void **unused)
+{
+    (void)unused;
+    struct world w;
+    uint32_t empty = 0, full = 0;
+    world_with_pg(&w);
+    struct meta_osd_state down = {4, 1, false};
+    struct meta_command c = {.kind = META_OSD_DOWN, .list_count = 1, .osds = &down};
+
+    sqlite3_progress_handler(w.state->db, 10, count_steps, &empty);
+    assert_int_equal(apply(&w, &c)->id, 1);
+    sqlite3_progress_handler(w.state->db, 0, NULL, NULL);
+    for (uint32_t i = 0; i <= META_CHANGES_KEPT; i++) {
+        struct meta_command add = {.kind = META_CLIENT_ADD};
+        struct meta_command remove = {.kind = META_CLIENT_REMOVE, .client = i};
+        apply(&w, i % 2 == 0 ? &add : &remove);
+    }
+    assert_int_equal(osd_up(&w, 4, 4, 1), 0);
+    sqlite3_progress_handler(w.state->db, 10, count_steps, &full);
+    assert_int_equal(apply(&w, &c)->id, 1);
+    sqlite3_progress_handler(w.state->db, 0, NULL, NULL);
+    assert_true(full < empty + 100);
+    world_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1065,6 +1124,7 @@ int main(void)
         cmocka_unit_test(clients_of_an_older_life_of_a_node_are_fenced),
         cmocka_unit_test(a_client_that_asks_twice_gets_one_id),
         cmocka_unit_test(an_incarnation_is_registered_once),
+        cmocka_unit_test(a_life_taken_for_down_may_go_on_and_one_known_dead_may_not),
         cmocka_unit_test(the_same_store_is_added_once),
         cmocka_unit_test(a_new_life_of_a_primary_ends_its_reign),
         cmocka_unit_test(a_new_life_of_a_secondary_changes_no_epoch),
@@ -1094,6 +1154,7 @@ int main(void)
         cmocka_unit_test(people_may_read_the_state_and_nothing_else),
         cmocka_unit_test(a_map_followed_by_deltas_equals_one_made_from_all_rows),
         cmocka_unit_test(a_delta_older_than_the_change_log_is_refused),
+        cmocka_unit_test(an_entry_costs_the_same_when_the_change_log_is_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
