@@ -64,6 +64,18 @@ struct store_config {
     uint32_t osd;        /* must match: -EPERM */
     void (*failed)(void *arg, int error, const char *what); /* once, when the device failed */
     void *arg;
+    uint32_t mutants; /* tests only: rules to leave out (1 << enum store_mutant); 0 in production */
+};
+
+enum store_mutant {
+    STORE_MUTANT_ACK_EARLY,      /* S4: does not wait for earlier blocks */
+    STORE_MUTANT_REUSE_NOW,      /* S1: a freed slot returns at once */
+    STORE_MUTANT_NO_START_BLOCK, /* S3 */
+    STORE_MUTANT_TRUST_ALL,      /* S2: records beyond the mark are not checked */
+    STORE_MUTANT_NO_FLUSH,       /* S10: a write that is done counts as durable */
+    STORE_MUTANT_TAIL_EARLY,     /* S6: the tail passes records whose successor is in flight */
+    STORE_MUTANT_RING_REUSE,     /* S6: ring space returns before a durable block names the tail */
+    STORE_MUTANT_COUNT
 };
 
 struct store_open {
@@ -72,7 +84,7 @@ struct store_open {
     /* Valid in done(). */
     int result;      /* -EBADMSG: the ring is corrupt (S12): it must not join as a member of S */
     char error[160]; /* a sentence */
-    struct store *store;
+    struct store *store;  /* set by store_open_start(): if its loop dies before done(), close it */
     uint32_t incarnation; /* boot number, durable before done(): 1 after format, then 2, … */
     void *priv;
 };
@@ -125,17 +137,21 @@ struct store_write {
 
     /* Private. */
     struct store *store;
-    struct list link;
-    struct task task;
-    struct loop_op data_op;
-    struct iovec iov[STORE_BLOCKS_MAX];
-    uint64_t record_seq;
-    uint64_t block_seq;
+    void *object;            /* struct object */
+    void *record;            /* struct record, once it is composed */
+    struct list link;        /* in one of the store's lists, by state */
+    struct list object_link; /* in object.waiting, then in record.writes */
+    struct list queue_link;  /* in store.queue until composed */
+    struct list data_link;   /* in object.writing until its data is written */
+    struct list flush_link;  /* in store.starved, .written, .flushing */
     uint32_t state;
-    uint32_t data_ops_left;
-    uint32_t slots_count;
-    uint32_t slots[STORE_BLOCKS_MAX];
-    void *object;
+    uint32_t promised_slots, promised_bytes; /* while it is deferred */
+    uint32_t data_blocks, data_next; /* blocks of data; how many of them were given to the device */
+    uint32_t data_ops;               /* on the device */
+    uint32_t slots_count, freed_count;
+    bool data_written, data_durable;
+    uint32_t slots[STORE_BLOCKS_MAX]; /* where its data goes */
+    uint32_t freed[STORE_BLOCKS_MAX]; /* what it replaces */
     void *priv;
 };
 
@@ -155,13 +171,14 @@ struct store_read {
     uint32_t bad_block; /* with -EBADMSG */
 
     struct store *store;
-    struct list link;
-    struct task task;
     void *object;
-    uint32_t ops_left;
-    uint32_t state;
-    uint32_t slots_count;
+    struct list link;         /* in store.reads from start to done */
+    struct list starved_link; /* in store.reads_starved or .reads_blocked */
+    struct task task;
+    uint64_t number; /* S1: slots freed from here on stay until this read is over */
+    uint32_t state, next, ops_left;
     uint32_t slots[STORE_BLOCKS_MAX];
+    uint32_t expected[STORE_BLOCKS_MAX];
     void *priv;
 };
 

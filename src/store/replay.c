@@ -1,0 +1,299 @@
+#include "store/replay.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* ---- Sets ---- */
+
+static void seqs_add(struct replay_seqs *q, uint64_t seq)
+{
+    if (q->count == q->capacity) {
+        q->capacity = q->capacity == 0 ? 64 : 2 * q->capacity;
+        q->items = mem_realloc(q->items, q->capacity * sizeof(*q->items));
+    }
+    q->items[q->count++] = seq;
+}
+
+static int seqs_compare(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static bool seqs_has(const struct replay_seqs *q, uint64_t seq)
+{
+    return q->count > 0 &&
+           bsearch(&seq, q->items, q->count, sizeof(*q->items), seqs_compare) != NULL;
+}
+
+static void replay_break(struct replay *r, struct object *o)
+{
+    if (r->broken_count == r->broken_capacity) {
+        r->broken_capacity = r->broken_capacity == 0 ? 16 : 2 * r->broken_capacity;
+        r->broken = mem_realloc(r->broken, r->broken_capacity * sizeof(struct object *));
+    }
+    r->broken[r->broken_count++] = o;
+    o->broken = true;
+}
+
+void replay_deinit(struct replay *r)
+{
+    free(r->named.items);
+    free(r->named_in.items);
+    free(r->dropped.items);
+    free(r->broken);
+}
+
+/* ---- Drops of earlier starts ---- */
+
+int replay_note_drops(struct replay *r, const uint8_t *block, const struct block_head *h)
+{
+    struct piece p;
+    uint32_t at = 0;
+    int result;
+
+    while ((result = piece_next(block, h, &at, &p)) == 1) {
+        if (p.offset != 0 || p.len != p.total || p.len < sizeof(uint32_t) ||
+            get_u32(p.bytes) != RECORD_DROPS)
+            continue;
+        int count = drops_decode(p.bytes, p.len);
+        if (count < 0)
+            return count;
+        for (uint32_t i = 0; i < (uint32_t)count; i++) {
+            seqs_add(&r->named, drops_get(p.bytes, i));
+            seqs_add(&r->named_in, h->seq);
+        }
+    }
+    return result;
+}
+
+void replay_begin(struct replay *r, uint64_t first, uint64_t last, uint64_t mark)
+{
+    uint64_t n = 0;
+
+    r->mark = mark;
+    for (uint64_t i = 0; i < r->named.count; i++) {
+        if (r->named_in.items[i] >= first && r->named_in.items[i] <= last)
+            r->named.items[n++] = r->named.items[i];
+    }
+    r->named.count = n;
+    if (r->named.count > 0)
+        qsort(r->named.items, r->named.count, sizeof(*r->named.items), seqs_compare);
+}
+
+/* ---- Records out of pieces ---- */
+
+/*
+ * A record whose beginning lies before the tail is not needed; one whose end was never written does
+ * not exist. Both just have no first, or no last, piece here.
+ */
+static int replay_add_piece(struct replay *r, const struct piece *p, uint64_t block_seq)
+{
+    if (p->offset == 0) {
+        if (p->seq <= r->s->seq_last)
+            return -EBADMSG;
+        r->s->seq_last = p->seq;
+        r->open = true;
+        r->seq = p->seq;
+        r->total = p->total;
+        r->first_block = block_seq;
+        r->len = 0;
+    }
+    if (!r->open)
+        return 0;
+    if (p->seq != r->seq || p->total != r->total || p->len > r->total - r->len)
+        return -EBADMSG;
+    memcpy(r->s->scratch + r->len, p->bytes, p->len);
+    r->len += p->len;
+    return r->len == r->total;
+}
+
+int replay_next(struct replay *r, const uint8_t *block, const struct block_head *h, uint32_t *at)
+{
+    struct piece p;
+    int result;
+
+    while ((result = piece_next(block, h, at, &p)) == 1) {
+        result = replay_add_piece(r, &p, h->seq);
+        if (result < 0)
+            return result;
+        if (result == 0)
+            continue;
+        r->open = false;
+        if (r->len >= sizeof(uint32_t) && get_u32(r->s->scratch) == RECORD_DROPS)
+            continue;
+        result = record_decode(r->s->scratch, r->len, r->s->super.blocks, &r->head);
+        return result < 0 ? result : 1;
+    }
+    return result;
+}
+
+/* ---- Does it count? ---- */
+
+static bool replay_is_dropped(const struct replay *r)
+{
+    const struct object *o = object_find(r->s, &r->head.id);
+
+    return o != NULL && o->broken;
+}
+
+bool replay_must_verify(const struct replay *r)
+{
+    return r->seq > r->mark && !store_mutated(r->s, STORE_MUTANT_TRUST_ALL) &&
+           !seqs_has(&r->named, r->seq) && !replay_is_dropped(r);
+}
+
+static void object_clear(struct store *s, struct object *o)
+{
+    for (uint32_t b = 0; b < o->blocks_capacity; b++)
+        object_set_block(s, o, b, 0, 0);
+}
+
+static void replay_blocks(struct replay *r, struct object *o)
+{
+    struct store *s = r->s;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < r->head.runs_count; i++) {
+        struct record_run run;
+        record_run_get(s->scratch, i, &run);
+        for (uint32_t k = 0; k < run.count; k++) {
+            uint32_t crc = run.slot == 0 ? 0 : record_crc_get(s->scratch, &r->head, n++);
+            object_set_block(s, o, run.first + k, run.slot == 0 ? 0 : run.slot + k, crc);
+        }
+    }
+}
+
+static void replay_dedups(struct replay *r, struct object *o)
+{
+    for (uint32_t i = 0; i < r->head.dedups_count; i++) {
+        struct store_dedup d;
+        record_dedup_get(r->s->scratch, &r->head, i, &d);
+        dedup_add(r->s, o, &d)->deferred = false;
+    }
+}
+
+static void replay_full(struct replay *r, struct object *o)
+{
+    struct store *s = r->s;
+
+    object_clear(s, o);
+    dedup_drop_above(s, o, 0, true);
+    o->gone = false;
+    o->full_needed = false;
+    o->version = r->head.version;
+    o->deleted = (r->head.flags & RECORD_DELETED) != 0;
+    o->full_newest = r->first_block;
+    o->full_done = r->first_block;
+    list_remove(&o->in_age);
+    list_push(&s->age, &o->in_age);
+    replay_blocks(r, o);
+    replay_dedups(r, o);
+}
+
+static int replay_delta(struct replay *r, struct object *o)
+{
+    if (o->gone)
+        return -EBADMSG;
+    if ((r->head.flags & RECORD_CLEAR) != 0)
+        object_clear(r->s, o);
+    if ((r->head.flags & RECORD_KEEP) == 0) {
+        o->version = r->head.version;
+        o->deleted = (r->head.flags & RECORD_DELETED) != 0;
+    }
+    replay_blocks(r, o);
+    replay_dedups(r, o);
+    return 0;
+}
+
+static void replay_purge(struct replay *r, struct object *o)
+{
+    object_clear(r->s, o);
+    dedup_drop_above(r->s, o, 0, true);
+    list_remove(&o->in_age);
+    o->gone = true;
+    o->full_needed = true;
+    o->version = 0;
+    o->deleted = true;
+    o->full_newest = 0;
+    o->full_done = 0;
+}
+
+static void replay_drop(struct replay *r)
+{
+    struct object *o = object_find(r->s, &r->head.id);
+
+    if (o == NULL)
+        o = object_get(r->s, &r->head.id, r->head.pg);
+    if (!o->broken)
+        replay_break(r, o);
+    seqs_add(&r->dropped, r->seq);
+}
+
+int replay_apply(struct replay *r, bool matches)
+{
+    struct store *s = r->s;
+    int result = 0;
+
+    if (seqs_has(&r->named, r->seq))
+        return 0;
+    if (!matches || replay_is_dropped(r)) {
+        replay_drop(r);
+        return 0;
+    }
+    struct object *o = object_get(s, &r->head.id, r->head.pg);
+    switch (r->head.kind) {
+    case RECORD_FULL:
+        replay_full(r, o);
+        break;
+    case RECORD_DELTA:
+        result = replay_delta(r, o);
+        break;
+    case RECORD_PURGE:
+        replay_purge(r, o);
+        break;
+    case RECORD_DROPS:
+        never("not a record of an object");
+    }
+    object_account(s, o);
+    object_drop_if_idle(s, o);
+    return result;
+}
+
+/* ---- The end ---- */
+
+/* What was found is what a restart would find. */
+static int replay_settle(struct store *s, struct object *o)
+{
+    for (uint32_t b = 0; b < o->blocks_capacity; b++) {
+        uint32_t slot = o->blocks[b].slot;
+        if (slot == 0)
+            continue;
+        if (slots_is_used(&s->slots, slot))
+            return -EBADMSG;
+        slots_mark(&s->slots, slot, true);
+    }
+    o->ring_blocks = o->next_blocks = o->blocks_count;
+    o->ring_dedups = o->next_dedups = o->dedups_count;
+    object_account(s, o);
+    return 0;
+}
+
+int replay_end(struct replay *r)
+{
+    struct store *s = r->s;
+
+    for (uint64_t i = 0; i < r->broken_count; i++) {
+        struct object *o = r->broken[i];
+        o->broken = false;
+        object_drop_if_idle(s, o);
+    }
+    r->broken_count = 0;
+    list_for_each (l, &s->age) {
+        int result = replay_settle(s, container_of(l, struct object, in_age));
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}

@@ -1,0 +1,57 @@
+/*
+ * From ring blocks back to the index: pure, one record at a time. recover.c reads the blocks, and
+ * the slots of records that must be looked at.
+ */
+
+#ifndef STORE_REPLAY_H
+#define STORE_REPLAY_H
+
+#include "store/impl.h"
+
+/* A sorted set of record numbers, and a list of objects: both grow; start-up only. */
+struct replay_seqs {
+    uint64_t *items;
+    uint64_t count, capacity;
+};
+
+struct replay {
+    struct store *s;
+    uint64_t mark;               /* of the last block: records <= mark are trusted (S2) */
+    struct replay_seqs named;    /* dropped by earlier starts, sorted by replay_begin() */
+    struct replay_seqs named_in; /* … and the blocks that say so */
+    struct replay_seqs dropped;  /* by this one */
+    struct object **broken;      /* objects that lost a record */
+    uint64_t broken_count, broken_capacity;
+
+    /* The record that is being put together in store.scratch. */
+    uint64_t seq, first_block;
+    uint32_t len, total;
+    bool open;
+    struct record_head head; /* of a whole one that is not a list of drops */
+};
+
+void replay_deinit(struct replay *r);
+
+/* The drops that a block names. Of any block of the ring: which ones count is known later.
+ * -EBADMSG. */
+int replay_note_drops(struct replay *r, const uint8_t *block, const struct block_head *h);
+/* The log is the blocks first .. last. */
+void replay_begin(struct replay *r, uint64_t first, uint64_t last, uint64_t mark);
+
+/*
+ * The next whole record of a block, in r->head and store.scratch. 1; 0: the block has no more;
+ * -EBADMSG.
+ */
+int replay_next(struct replay *r, const uint8_t *block, const struct block_head *h, uint32_t *at);
+
+/* Does it count only if its slots match (S2)? */
+bool replay_must_verify(const struct replay *r);
+/* The record counts, or, with `matches` false, is dropped, with all later ones of its object.
+ * -EBADMSG: it cannot be. */
+int replay_apply(struct replay *r, bool matches);
+
+/* All records are applied: slots in use, and who may be forgotten. -EBADMSG: two blocks have one
+ * slot. */
+int replay_end(struct replay *r);
+
+#endif /* STORE_REPLAY_H */

@@ -1,0 +1,292 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store/impl.h"
+
+/*
+ * Blocks on their way to the ring, and what their durability allows: answers (S4), slots (S1),
+ * ring space (S6).
+ *
+ * Blocks travel in batches. A flush covers a batch when it was written, with the data of all its
+ * records, before the flush began (S10); batches become durable in their order. So
+ * "data, block and every earlier block durable" is: the batch is durable.
+ */
+
+void ring_init(struct store *s)
+{
+    list_init(&s->records);
+    list_init(&s->batches);
+    pool_init(&s->records_pool, STORE_RECORDS_MAX, sizeof(struct record), 64);
+    s->scratch = mem_alloc_aligned(RECORD_BYTES_MAX, 64);
+    for (uint32_t i = 0; i < STORE_BATCHES; i++) {
+        struct batch *b = &s->batches_all[i];
+        b->store = s;
+        b->state = BATCH_FREE;
+        list_init(&b->link);
+        b->buf = mem_alloc_aligned((size_t)STORE_BATCH_BLOCKS * STORE_BLOCK, STORE_BLOCK);
+    }
+}
+
+void ring_deinit(struct store *s)
+{
+    for (uint32_t i = 0; i < STORE_BATCHES; i++)
+        free(s->batches_all[i].buf);
+    free(s->scratch);
+    pool_deinit(&s->records_pool);
+}
+
+uint64_t ring_used(const struct store *s)
+{
+    uint64_t tail = store_mutated(s, STORE_MUTANT_RING_REUSE) ? s->tail : s->tail_durable;
+
+    return s->head + 1 - tail;
+}
+
+bool ring_has_room(const struct store *s, uint64_t blocks, uint64_t bytes)
+{
+    return ring_used(s) + blocks + clean_reserve(s->ring_bytes + bytes) <= s->super.ring_blocks;
+}
+
+uint64_t ring_mark(const struct store *s)
+{
+    list_for_each (l, &s->records) {
+        const struct record *r = container_of(l, struct record, in_flight);
+        if (r->undurable > 0)
+            return r->seq - 1;
+    }
+    return s->seq_last;
+}
+
+uint64_t ring_tail(const struct store *s, uint64_t first_new)
+{
+    uint64_t tail = first_new;
+
+    if (!list_empty(&s->age)) {
+        const struct object *o = container_of(s->age.next, struct object, in_age);
+        if (o->full_newest < tail)
+            tail = o->full_newest;
+    }
+    if (store_mutated(s, STORE_MUTANT_TAIL_EARLY))
+        return tail;
+    list_for_each (l, &s->records) {
+        const struct record *r = container_of(l, struct record, in_flight);
+        if (r->pin < tail)
+            tail = r->pin;
+    }
+    return tail;
+}
+
+/* ---- To the device ---- */
+
+static void batch_written(struct batch *b, const struct loop_op *op)
+{
+    if (op->result < 0)
+        store_fail(b->store, (int)op->result, "write of the log");
+    b->ops_left--;
+    if (b->ops_left == 0)
+        b->state = BATCH_WRITTEN;
+    store_wake(b->store);
+}
+
+static void batch_on_first(struct loop_op *op)
+{
+    batch_written(container_of(op, struct batch, ops[0]), op);
+}
+
+static void batch_on_second(struct loop_op *op)
+{
+    batch_written(container_of(op, struct batch, ops[1]), op);
+}
+
+/* In two writes where the ring's end lies between. */
+void ring_submit(struct store *s, struct batch *b)
+{
+    uint64_t ring = s->super.ring_blocks;
+    uint64_t place = b->first % ring;
+    uint32_t count = b->count < ring - place ? b->count : (uint32_t)(ring - place);
+
+    b->state = BATCH_WRITING;
+    b->ops_left = count < b->count ? 2 : 1;
+    list_push(&s->batches, &b->link);
+    loop_op_init(&b->ops[0], batch_on_first);
+    loop_op_init(&b->ops[1], batch_on_second);
+    loop_write(s->loop, &b->ops[0], s->file, b->buf, (size_t)count * STORE_BLOCK,
+               (s->super.ring_first + place) * STORE_BLOCK);
+    if (count < b->count)
+        loop_write(s->loop, &b->ops[1], s->file, b->buf + (size_t)count * STORE_BLOCK,
+                   (size_t)(b->count - count) * STORE_BLOCK, s->super.ring_first * STORE_BLOCK);
+}
+
+/* How many batches from the first on a flush would make durable, and their last block. */
+static uint64_t ring_flushable(const struct store *s)
+{
+    struct list *at = s->records.next;
+    uint64_t last = 0;
+
+    list_for_each (l, &s->batches) {
+        const struct batch *b = container_of(l, struct batch, link);
+        if (b->state != BATCH_WRITTEN)
+            break;
+        for (; at != &s->records; at = at->next) {
+            const struct record *r = container_of(at, struct record, in_flight);
+            if (r->last_block >= b->first + b->count)
+                break;
+            if (r->unwritten > 0)
+                return last;
+        }
+        last = b->first + b->count - 1;
+    }
+    return last;
+}
+
+static void ring_on_flushed(struct loop_op *op)
+{
+    struct store *s = container_of(op, struct store, flush_op);
+
+    if (op->result < 0)
+        store_fail(s, (int)op->result, "flush");
+    else
+        s->flush_done = true;
+    s->flush_running = false;
+    store_wake(s);
+}
+
+void ring_flush(struct store *s)
+{
+    uint64_t last = ring_flushable(s);
+
+    if (last == 0 || s->flush_running || s->flush_done)
+        return;
+    s->flush_head = last;
+    if (store_mutated(s, STORE_MUTANT_NO_FLUSH)) {
+        s->flush_done = true;
+        store_wake(s);
+        return;
+    }
+    while (!list_empty(&s->written))
+        list_push(&s->flushing, list_pop(&s->written));
+    s->flush_running = true;
+    s->counters.flushes_total++;
+    loop_op_init(&s->flush_op, ring_on_flushed);
+    loop_flush(s->loop, &s->flush_op, s->file);
+}
+
+/* ---- What has become durable ---- */
+
+void ring_take_durable(struct store *s)
+{
+    if (!s->flush_done)
+        return;
+    s->flush_done = false;
+    while (!list_empty(&s->flushing)) {
+        struct list *l = list_pop(&s->flushing);
+        struct store_write *w = container_of(l, struct store_write, flush_link);
+        struct record *r = w->record;
+        w->data_durable = true;
+        if (r != NULL)
+            r->undurable--;
+    }
+    while (!list_empty(&s->batches)) {
+        struct batch *b = container_of(s->batches.next, struct batch, link);
+        if (b->first + b->count - 1 > s->flush_head)
+            break;
+        check(b->state == BATCH_WRITTEN && b->first == s->head_durable + 1);
+        s->head_durable = b->first + b->count - 1;
+        s->mark_durable = b->mark;
+        s->tail_durable = b->tail;
+        s->durable_said = b->durable;
+        b->state = BATCH_FREE;
+        list_remove(&b->link);
+    }
+}
+
+static void record_ack(struct store *s, struct record *r)
+{
+    struct object *o = r->object;
+
+    while (!list_empty(&r->writes)) {
+        struct list *l = list_pop(&r->writes);
+        struct store_write *w = container_of(l, struct store_write, object_link);
+        list_remove(&w->link);
+        s->writes_count--;
+        list_push(&s->finished, &w->link);
+    }
+    if (r->full || r->purge)
+        o->full_done = r->full ? r->first_block : 0;
+    if (r->first_block == o->full_newest) { /* what came before it is found no more */
+        o->ring_blocks = o->next_blocks;
+        o->ring_dedups = o->next_dedups;
+        object_account_ring(s, o);
+    }
+    list_remove(&r->in_flight);
+    list_remove(&r->in_object);
+    pool_put(&s->records_pool, r);
+    object_drop_if_idle(s, o);
+}
+
+void ring_ack(struct store *s)
+{
+    bool early = store_mutated(s, STORE_MUTANT_ACK_EARLY);
+
+    for (struct list *l = s->records.next, *next; l != &s->records; l = next) {
+        struct record *r = container_of(l, struct record, in_flight);
+        next = l->next;
+        if (r->last_block > s->head_durable && !early)
+            return;
+        check(r->undurable == 0 || early);
+        if (r->undurable == 0)
+            record_ack(s, r);
+    }
+}
+
+void ring_release_slots(struct store *s)
+{
+    uint64_t oldest_read = UINT64_MAX;
+    struct freed *f;
+
+    if (!list_empty(&s->reads))
+        oldest_read = container_of(s->reads.next, struct store_read, link)->number;
+    while ((f = freed_first(&s->freed)) != NULL && f->seq <= s->mark_durable &&
+           f->read_number < oldest_read) {
+        slots_mark(&s->slots, f->slot, false);
+        freed_pop(&s->freed);
+    }
+}
+
+/* ---- Empty blocks (S11) ---- */
+
+/* What a block composed now could say that no durable one says. */
+static bool ring_has_news(struct store *s)
+{
+    return (s->freed.count > 0 && ring_mark(s) > s->mark_durable) ||
+           ring_tail(s, s->head + 1) > s->tail_durable;
+}
+
+/*
+ * At once when someone waits for slots or ring space. Else when nothing has come for a while: then
+ * also to say that the last records are durable (S2, S12), so that what rots later is noticed.
+ * Beyond the room of ordinary blocks only where it gives room back.
+ */
+bool ring_wants_empty(struct store *s)
+{
+    if (!list_empty(&s->batches))
+        return false;
+    if (!ring_has_room(s, 1, 0) && ring_tail(s, s->head + 1) == s->tail_durable)
+        return false;
+    if ((!list_empty(&s->deferred) || s->queue_blocked || s->cleaning) && ring_has_news(s))
+        return true;
+    return s->idle_due &&
+           (s->durable_said < s->head_records || s->mark_durable < s->seq_last || ring_has_news(s));
+}
+
+void ring_watch_idle(struct store *s)
+{
+    bool quiet = list_empty(&s->batches) && list_empty(&s->queue);
+    bool unsaid = s->durable_said < s->head_records || s->mark_durable < s->seq_last;
+
+    if (!quiet || !unsaid)
+        loop_timer_stop(s->loop, &s->idle_timer);
+    else if (!loop_timer_is_running(&s->idle_timer))
+        loop_timer_start(s->loop, &s->idle_timer, loop_now(s->loop) + STORE_IDLE_NS);
+}
