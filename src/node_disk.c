@@ -70,7 +70,7 @@ static int disk_is_blank(const char *path, bool *blank)
 
 static int disk_refuse_used(struct disk_job *j)
 {
-    bool blank;
+    bool blank = false;
     int result = disk_is_blank(j->path, &blank);
     if (result < 0)
         return disk_failed(j, "disk_failed", "read", result);

@@ -654,6 +654,8 @@ void osd_close(struct osd *o)
     osd_leases_free(o);
     for (struct list *l = list_pop(&o->floors_list); l != NULL; l = list_pop(&o->floors_list))
         free(container_of(l, struct osd_floor, link));
+    if (o->store == NULL)
+        o->store = o->opening.store; /* its loop died before it was open */
     if (o->store != NULL)
         store_close(o->store);
     struct pool *pools[] = {&o->writes_pool,    &o->reads_pool,    &o->subs_pool,
