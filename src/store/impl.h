@@ -72,6 +72,7 @@ struct object {
     bool gone;        /* purged, or not made yet: no look-up finds it */
     bool trimmed;     /* a tombstone that is forgotten, but still lies in the ring */
     bool full_needed; /* there is no record to put a delta on */
+    bool headless;    /* at start: only deltas so far; a full record must follow */
     bool broken;      /* at start: a record of it was dropped, and so are all later ones (S2) */
     bool counted_object, counted_tombstone;
 };

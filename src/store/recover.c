@@ -362,7 +362,7 @@ static void recover_replayed(struct recovery *r)
     struct store *s = r->s;
 
     if (replay_end(&r->replay) < 0) {
-        recover_fail(r, -EBADMSG, "its log is damaged: two blocks of data share a place");
+        recover_fail(r, -EBADMSG, "its log is damaged: its records contradict each other");
         return;
     }
     log_info("store", "read osd=%u objects=%llu log_blocks=%llu dropped=%llu boot=%u", s->super.osd,
@@ -383,9 +383,7 @@ static int recover_replay_block(struct recovery *r)
     while ((result = replay_next(&r->replay, block, &h, &r->at)) == 1) {
         if (recover_verify(r))
             return 0;
-        result = replay_apply(&r->replay, true);
-        if (result < 0)
-            return result;
+        replay_apply(&r->replay, true);
     }
     return result < 0 ? result : 1;
 }
@@ -412,10 +410,8 @@ static void recover_replay(struct recovery *r)
 
 static void recover_verified(struct recovery *r)
 {
-    if (replay_apply(&r->replay, recover_matches(r)) < 0)
-        recover_fail(r, -EBADMSG, "its log is damaged: a record makes no sense");
-    else
-        recover_replay(r);
+    replay_apply(&r->replay, recover_matches(r));
+    recover_replay(r);
 }
 
 /* ---- S3: the start block ---- */

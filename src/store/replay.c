@@ -174,10 +174,17 @@ static void replay_dedups(struct replay *r, struct object *o)
     }
 }
 
+static void replay_set_headless(struct replay *r, struct object *o, bool headless)
+{
+    r->headless_count = r->headless_count + headless - o->headless;
+    o->headless = headless;
+}
+
 static void replay_full(struct replay *r, struct object *o)
 {
     struct store *s = r->s;
 
+    replay_set_headless(r, o, false);
     object_clear(s, o);
     dedup_drop_above(s, o, 0, true);
     o->gone = false;
@@ -192,10 +199,13 @@ static void replay_full(struct replay *r, struct object *o)
     replay_dedups(r, o);
 }
 
-static int replay_delta(struct replay *r, struct object *o)
+/* A delta whose full record lies before the tail: a later full record stands for both. */
+static void replay_delta(struct replay *r, struct object *o)
 {
-    if (o->gone)
-        return -EBADMSG;
+    if (o->gone) {
+        replay_set_headless(r, o, true);
+        return;
+    }
     if ((r->head.flags & RECORD_CLEAR) != 0)
         object_clear(r->s, o);
     if ((r->head.flags & RECORD_KEEP) == 0) {
@@ -204,11 +214,11 @@ static int replay_delta(struct replay *r, struct object *o)
     }
     replay_blocks(r, o);
     replay_dedups(r, o);
-    return 0;
 }
 
 static void replay_purge(struct replay *r, struct object *o)
 {
+    replay_set_headless(r, o, false);
     object_clear(r->s, o);
     dedup_drop_above(r->s, o, 0, true);
     list_remove(&o->in_age);
@@ -231,16 +241,15 @@ static void replay_drop(struct replay *r)
     seqs_add(&r->dropped, r->seq);
 }
 
-int replay_apply(struct replay *r, bool matches)
+void replay_apply(struct replay *r, bool matches)
 {
     struct store *s = r->s;
-    int result = 0;
 
     if (seqs_has(&r->named, r->seq))
-        return 0;
+        return;
     if (!matches || replay_is_dropped(r)) {
         replay_drop(r);
-        return 0;
+        return;
     }
     struct object *o = object_get(s, &r->head.id, r->head.pg);
     switch (r->head.kind) {
@@ -248,7 +257,7 @@ int replay_apply(struct replay *r, bool matches)
         replay_full(r, o);
         break;
     case RECORD_DELTA:
-        result = replay_delta(r, o);
+        replay_delta(r, o);
         break;
     case RECORD_PURGE:
         replay_purge(r, o);
@@ -257,8 +266,8 @@ int replay_apply(struct replay *r, bool matches)
         never("not a record of an object");
     }
     object_account(s, o);
-    object_drop_if_idle(s, o);
-    return result;
+    if (!o->headless)
+        object_drop_if_idle(s, o);
 }
 
 /* ---- The end ---- */
@@ -290,6 +299,10 @@ int replay_end(struct replay *r)
         object_drop_if_idle(s, o);
     }
     r->broken_count = 0;
+    if (r->headless_count > 0)
+        return -EBADMSG;
+    if (s->seq_last < r->mark) /* the last records lie before the tail */
+        s->seq_last = r->mark;
     list_for_each (l, &s->age) {
         int result = replay_settle(s, container_of(l, struct object, in_age));
         if (result < 0)

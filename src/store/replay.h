@@ -20,6 +20,7 @@ struct replay {
     struct replay_seqs named;    /* dropped by earlier starts, sorted by replay_begin() */
     struct replay_seqs named_in; /* … and the blocks that say so */
     struct replay_seqs dropped;  /* by this one */
+    uint64_t headless_count;     /* objects of which only deltas were found so far */
     struct object **broken;      /* objects that lost a record */
     uint64_t broken_count, broken_capacity;
 
@@ -46,12 +47,11 @@ int replay_next(struct replay *r, const uint8_t *block, const struct block_head 
 
 /* Does it count only if its slots match (S2)? */
 bool replay_must_verify(const struct replay *r);
-/* The record counts, or, with `matches` false, is dropped, with all later ones of its object.
- * -EBADMSG: it cannot be. */
-int replay_apply(struct replay *r, bool matches);
+/* The record counts, or, with `matches` false, is dropped, with all later ones of its object. */
+void replay_apply(struct replay *r, bool matches);
 
-/* All records are applied: slots in use, and who may be forgotten. -EBADMSG: two blocks have one
- * slot. */
+/* All records are applied: slots in use, and what a restart would find. -EBADMSG: two blocks have
+ * one slot, or an object has no full record. */
 int replay_end(struct replay *r);
 
 #endif /* STORE_REPLAY_H */
