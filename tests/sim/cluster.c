@@ -11,6 +11,7 @@
 enum { OSD_BYTES = 256 << 20, SETUP_LIMIT_S = 60 };
 
 static const char node_dir[] = "/node";
+static const char raft_dir[] = "/node/raft";
 static const char store_path[] = "/osd";
 
 /* ---- Wiring of one node ---- */
@@ -204,6 +205,15 @@ static void node_open_osd(struct cluster_node *n)
     check(osd_open(&osd, &n->osd_object) == 0);
 }
 
+/* What `skerry init` and `skerry join` leave behind, durably. */
+static void make_dirs(struct loop *loop)
+{
+    check(loop_dir_create(loop, node_dir) == 0);
+    check(loop_dir_create(loop, raft_dir) == 0);
+    check(loop_dir_sync(loop, node_dir) == 0);
+    check(loop_dir_sync(loop, "/") == 0);
+}
+
 void cluster_start_node(struct cluster *c, uint32_t index)
 {
     struct cluster_node *n = &c->nodes[index];
@@ -217,6 +227,7 @@ void cluster_start_node(struct cluster *c, uint32_t index)
     n->control_loop = sim_loop_create(n->host);
     n->osd_loop = sim_loop_create(n->host);
     n->client_loop = sim_loop_create(n->host);
+    make_dirs(n->control_loop);
     node_make_nets(n);
 
     meta.loop = n->control_loop;
@@ -228,7 +239,6 @@ void cluster_start_node(struct cluster *c, uint32_t index)
     meta.fatal = node_fatal;
     meta.arg = n;
     sim_host_addr(n->host, CLUSTER_PORT, &meta.advertise);
-    check(loop_dir_create(n->control_loop, node_dir) == 0);
     check(meta_open(&meta, &n->meta) == 0 || n->stopped);
     if (n->stopped)
         return;
@@ -320,11 +330,8 @@ static bool setup_first_node(struct cluster *c)
 {
     struct cluster_node *n = &c->nodes[0];
     struct loop *loop = sim_loop_create(n->host);
-    char raft_dir[64];
 
-    snprintf(raft_dir, sizeof(raft_dir), "%s/raft", node_dir);
-    check(loop_dir_create(loop, node_dir) == 0);
-    check(loop_dir_create(loop, raft_dir) == 0);
+    make_dirs(loop);
     check(raft_core_bootstrap(loop, raft_dir, 1) == 0);
     loop_destroy(loop);
     cluster_start_node(c, 0);
@@ -365,7 +372,8 @@ static bool setup_osd(struct cluster *c, uint32_t index)
     struct store_format format = {.osd = n->osd, .size = OSD_BYTES, .object_size = 128 << 10};
     memcpy(format.cluster, c->identity.cluster, sizeof(format.cluster));
     memcpy(format.uuid, add.uuid, sizeof(format.uuid));
-    if (store_format(n->osd_loop, store_path, &format, false) != 0)
+    if (store_format(n->osd_loop, store_path, &format, false) != 0 ||
+        loop_dir_sync(n->osd_loop, "/") != 0)
         return false;
     node_open_osd(n);
     return true;

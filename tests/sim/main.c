@@ -517,6 +517,31 @@ static void run_check(struct run *r)
     }
 }
 
+/* Where everybody stands, for whoever reads the trace of a seed that failed. */
+static void run_dump(struct run *r)
+{
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        struct cluster_node *n = &r->cluster.nodes[i];
+        struct raft_core_status st;
+        struct osd_status osd;
+        if (!n->running || n->osd_object == NULL)
+            continue;
+        meta_raft_status(n->meta, &st);
+        osd_status(n->osd_object, &osd);
+        fprintf(stderr,
+                "node %u: raft state %d term %llu leader %u last %llu commit %llu applied %llu "
+                "snapshot %llu members",
+                n->id, (int)st.state, (unsigned long long)st.term, st.leader,
+                (unsigned long long)st.last_index, (unsigned long long)st.commit_index,
+                (unsigned long long)st.applied_index, (unsigned long long)st.snapshot_index);
+        for (uint32_t k = 0; k < st.members_count; k++)
+            fprintf(stderr, " %u:%d", st.members[k].id, (int)st.members[k].role);
+        fprintf(stderr, "; osd incarnation %u registered %d primary %u active %u recovering %u\n",
+                osd.incarnation, osd.registered, osd.pgs_primary, osd.pgs_active,
+                osd.pgs_recovering);
+    }
+}
+
 /* True: everything held. */
 static bool run_seed(const struct options *o, uint64_t seed, struct totals *t, uint64_t *hash)
 {
@@ -532,6 +557,8 @@ static bool run_seed(const struct options *o, uint64_t seed, struct totals *t, u
         run_check(&r);
     }
     *hash = sim_trace_hash(r.sim);
+    if (o->verbose)
+        run_dump(&r);
     bool weak = r.ops < OPS_MIN || r.faults < FAULTS_MIN || sim_now(r.sim) < 60 * NS_PER_S;
     bool held = r.why[0] == 0;
     printf("seed %llu: %s%s ops %llu unknown %llu errors %llu faults %llu simulated %.1f s hash "
