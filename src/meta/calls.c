@@ -187,6 +187,13 @@ static bool call_take_reply(struct calls *c, struct meta_call *call)
 
 /* ---- The machine ---- */
 
+/* In QUEUED and PROPOSED the end comes from elsewhere, so the timer only watches the deadline. */
+static void call_watch_deadline(struct calls *c, struct meta_call *call)
+{
+    if (call->deadline_ns != 0)
+        loop_timer_start(c->loop, &call->timer, call->deadline_ns);
+}
+
 static void call_try(struct calls *c, struct meta_call *call)
 {
     net_endpoint to;
@@ -200,6 +207,7 @@ static void call_try(struct calls *c, struct meta_call *call)
     if (route == CALLS_HERE) {
         list_push(&c->queue, &call->queued);
         call_move(call, STATE_QUEUED);
+        call_watch_deadline(c, call);
         c->queued(c->arg);
     } else if (call->here) {
         call->nowhere = true;
@@ -209,13 +217,6 @@ static void call_try(struct calls *c, struct meta_call *call)
     } else {
         call_wait(c, call);
     }
-}
-
-/* In QUEUED and PROPOSED the end comes from elsewhere, so the timer only watches the deadline. */
-static void call_watch_deadline(struct calls *c, struct meta_call *call)
-{
-    if (call->deadline_ns != 0)
-        loop_timer_start(c->loop, &call->timer, call->deadline_ns);
 }
 
 static void call_step(struct task *task)
@@ -238,7 +239,9 @@ static void call_step(struct task *task)
         return;
     }
     if (overdue) {
-        call_fail(c, call, -ETIMEDOUT, "no answer in time: it may have been executed or not");
+        call_fail(c, call, -ETIMEDOUT,
+                  "no answer in time: perhaps no majority of the voters can be reached; it may "
+                  "have been executed or not");
         return;
     }
     switch ((enum state)call->state) {
@@ -394,7 +397,6 @@ uint32_t calls_take_batch(struct calls *c, struct pack *entry, uint32_t batch)
         list_remove(&call->queued);
         call->batch = batch;
         call_move(call, STATE_PROPOSED);
-        call_watch_deadline(c, call);
         count++;
     }
     if (count > 0)
@@ -410,7 +412,9 @@ void calls_batch_done(struct calls *c, uint32_t batch, int result)
         if (call->state != STATE_PROPOSED || call->batch != batch || call->answered)
             continue;
         call_move(call, STATE_WAITING);
+        /* At once, but once: a leader that hands over goes on refusing for a while. */
         call->retry = result == -EAGAIN && call->attempts == 0;
+        call->attempts += call->retry;
         loop_wake(c->loop, &call->task);
     }
 }
