@@ -94,6 +94,7 @@ static void fsm_leading(void *arg, bool leading)
     struct meta *m = arg;
 
     duties_lead(&m->duties, leading);
+    meta_lead_want_peers(m);
     if (!leading)
         calls_unqueue(&m->calls);
     calls_kick(&m->calls);
@@ -466,8 +467,6 @@ static void look_at_raft(struct meta *m, uint64_t now)
     uint32_t leader;
 
     raft_core_status(m->raft, &s);
-    if (s.state == RAFT_CORE_DOWN && !m->stopped)
-        meta_fatal(m, "raft has stopped", -EIO);
     if (s.leader != 0)
         m->leader_ns = now;
     follow_run(&m->follow,
