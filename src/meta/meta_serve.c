@@ -65,6 +65,17 @@ static void on_submitted(struct meta_call *call)
     served_free(s);
 }
 
+/* What nobody may ask for: a hash that is not the leader's own would stop every node, and a command
+ * without a name could be carried out twice. */
+static int judge_command(const struct meta_command *c)
+{
+    static const uint8_t none[16];
+
+    if (c->kind == META_STATE_HASH)
+        return -EPERM;
+    return memcmp(c->request_id, none, sizeof(none)) == 0 ? -EPROTO : 0;
+}
+
 /* From a client it goes on to the leader; from a node it came to the leader, or is sent back with
  * the leader's number. */
 static void handle_submit(struct meta *m, struct rpc_request *req)
@@ -79,6 +90,8 @@ static void handle_submit(struct meta *m, struct rpc_request *req)
         req->body.len > META_COMMAND_MAX ? -EPROTO : meta_command_decode(&u, &arena, &command);
     if (error == 0 && unpack_left(&u) > 0)
         error = -EPROTO;
+    if (error == 0)
+        error = judge_command(&command);
     if (error == 0 && m->calls.count >= META_CALLS_MAX)
         error = -EBUSY;
     if (error < 0) {
@@ -158,17 +171,17 @@ void meta_handle(struct meta *m, struct rpc_request *req)
 {
     enum net_kind from = net_endpoint_kind(req->from);
 
-    if (from == NET_JOINER && req->kind != META_RPC_JOIN) {
+    bool of_raft = req->kind >= RAFT_RPC_KIND_FIRST && req->kind <= RAFT_RPC_KIND_LAST;
+    bool of_nodes = of_raft || req->kind == META_RPC_HEARTBEAT;
+
+    if ((from == NET_JOINER && req->kind != META_RPC_JOIN) || (of_nodes && from != NET_CONTROL)) {
         rpc_reply_status(req, -EPERM);
         return;
     }
     if (from == NET_CONTROL)
         meta_heard(m, (uint32_t)net_endpoint_id(req->from), &req->from_advertise);
-    if (req->kind >= RAFT_RPC_KIND_FIRST && req->kind <= RAFT_RPC_KIND_LAST) {
-        if (from == NET_CONTROL)
-            raft_core_handle(m->raft, req);
-        else
-            rpc_reply_status(req, -EPERM);
+    if (of_raft) {
+        raft_core_handle(m->raft, req);
         return;
     }
     switch (req->kind) {
