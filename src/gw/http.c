@@ -206,14 +206,18 @@ static enum MHD_Result http_on_request(void *arg, struct MHD_Connection *connect
         return http_answer(connection, req->status, req->reply_type, text);
     }
 
+    /* Counted before it is looked whether we refuse: who refuses and then sees nothing under way
+     * can rely on it. */
     bool refused;
+    atomic_fetch_add(&s->under_way, 1);
     enum MHD_Result result = http_refuse_early(s, req, connection, &refused);
-    if (refused)
+    if (refused) {
+        atomic_fetch_sub(&s->under_way, 1);
         return result;
+    }
 
     req->posted = true;
     req->msg.run = http_on_loop;
-    atomic_fetch_add(&s->under_way, 1);
     MHD_suspend_connection(connection);
     loop_post(s->config.loop, &req->msg);
     return MHD_YES;
