@@ -212,6 +212,15 @@ static bool any_node(struct meta *m, uint32_t place, net_endpoint *out)
     return false;
 }
 
+/* By turns: whom Raft knows, whom others named, anybody. Each of the first two may be long out of
+ * date: a standby's Raft remembers the last leader it heard of for ever. */
+static uint32_t leader_to_try(const struct meta *m, uint32_t known, uint32_t attempts)
+{
+    if (attempts % 3 == 0 && known != 0)
+        return known;
+    return attempts % 3 < 2 ? m->hint : 0;
+}
+
 static enum calls_route route(void *arg, uint32_t attempts, net_endpoint *to)
 {
     struct meta *m = arg;
@@ -224,7 +233,7 @@ static enum calls_route route(void *arg, uint32_t attempts, net_endpoint *to)
         return CALLS_HERE;
     if (s.leader == m->config.node)
         return CALLS_NOWHERE; /* about to lead */
-    uint32_t leader = s.leader != 0 ? s.leader : attempts % 2 == 0 ? m->hint : 0;
+    uint32_t leader = leader_to_try(m, s.leader, attempts);
     if (leader != 0) {
         *to = net_endpoint_make(NET_CONTROL, leader);
         return CALLS_THERE;
@@ -467,7 +476,7 @@ static void look_at_raft(struct meta *m, uint64_t now)
     uint32_t leader;
 
     raft_core_status(m->raft, &s);
-    if (s.leader != 0)
+    if (s.leader == m->config.node || now - m->alive_ns <= META_LEADER_LOST_MS * NS_PER_MS)
         m->leader_ns = now;
     follow_run(&m->follow,
                !is_member(m, &s) || now - m->leader_ns > META_LEADER_LOST_MS * NS_PER_MS);

@@ -34,7 +34,7 @@ enum {
     META_PATH_MAX = 4096,
     META_BEAT_MAX = 16 << 10, /* bytes of a heartbeat or its answer */
     META_TICK_MS = 100,
-    META_LEADER_LOST_MS = 2000, /* a member that hears no leader for so long asks around */
+    META_LEADER_LOST_MS = 2000, /* a member that no leader answers for so long asks around */
 };
 
 struct meta_contact {
@@ -97,7 +97,7 @@ struct meta {
     /* Who leads, and whom else to ask. */
     uint32_t leader;    /* as last known by any way; 0: none */
     uint32_t hint;      /* as others said */
-    uint64_t leader_ns; /* when raft last knew one */
+    uint64_t leader_ns; /* when one was last heard, or we led */
     struct meta_contact contacts[META_CONTACTS_MAX];
     uint32_t contacts_count;
     struct meta_contact heard[META_HEARD_MAX];

@@ -1008,6 +1008,9 @@ static void a_standby_that_the_leader_cannot_reach_follows_another_node(void **u
             standby = &w.nodes[s.members[i].id];
     }
     assert_non_null(standby);
+    pass_ms(&w, 1000);
+    meta_raft_status(standby->meta, &s);
+    assert_int_equal(s.leader, old->id);
     for (uint32_t id = 1; id <= 4; id++) {
         sim_net_cut(w.sim, id, standby->id, true);
         sim_net_cut(w.sim, standby->id, id, true);
