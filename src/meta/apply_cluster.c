@@ -74,8 +74,9 @@ static void fence_clients(struct meta_state *s, uint32_t node, uint32_t incarnat
     free(ids);
 }
 
-/* A new life of the node's process: the old one is gone, and with it what its OSDs granted. All of
- * them are marked first, so that none inherits from another. */
+/* A new life of the node's process: the old one is gone, and with it what its OSDs granted, also of
+ * those that were taken for down before. All are marked first, so that none inherits from another.
+ */
 static void end_osds(struct meta_state *s, uint32_t node)
 {
     uint32_t count;
@@ -83,7 +84,7 @@ static void end_osds(struct meta_state *s, uint32_t node)
 
     for (uint32_t i = 0; i < count; i++) {
         struct map_osd o = osds[i];
-        if (o.node != node || !o.up)
+        if (o.node != node || (!o.up && o.dead_incarnation == o.incarnation))
             continue;
         o.up = false;
         o.dead_incarnation = o.incarnation;

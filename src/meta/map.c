@@ -373,7 +373,7 @@ int map_build(const struct map *old, struct slice rows, uint64_t revision, struc
             f->blocks[table] = before;
         } else {
             f->blocks[table] = block_merge(before != NULL ? before : &empty, (enum meta_table)table,
-                                           t.rows + first, count);
+                                           count > 0 ? t.rows + first : NULL, count);
         }
     }
     f->blocks[BLOCK_NAMES] = &empty; /* until the images are in place */

@@ -503,6 +503,23 @@ static void a_restarted_node_takes_its_osds_down_as_dead(void **unused)
     world_close(&w);
 }
 
+static void an_osd_that_was_silent_when_its_node_restarted_is_dead_too(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_with_pg(&w);
+    uint32_t primary = pg_now(&w).primary;
+    assert_int_equal(osd_down(&w, primary, 1, false), 0);
+    uint32_t epoch = pg_now(&w).epoch;
+    assert_int_equal(osd_now(&w, primary).dead_incarnation, 0);
+
+    struct meta_command set = {.kind = META_NODE_SET, .node = primary, .incarnation = 1};
+    assert_int_equal(apply(&w, &set)->code, 0);
+    assert_int_equal(osd_now(&w, primary).dead_incarnation, 1);
+    assert_int_equal(pg_now(&w).epoch, epoch);
+    world_close(&w);
+}
+
 static void a_failed_osd_stays_out(void **unused)
 {
     (void)unused;
@@ -1057,6 +1074,20 @@ static void a_map_followed_by_deltas_equals_one_made_from_all_rows(void **unused
     world_close(&w);
 }
 
+static void a_map_may_be_made_of_no_rows(void **unused)
+{
+    (void)unused;
+    struct map *m, *next;
+
+    assert_int_equal(map_build(NULL, (struct slice){NULL, 0}, 1, &m), 0);
+    assert_int_equal(map_build(m, (struct slice){NULL, 0}, 2, &next), 0);
+    assert_int_equal(next->revision, 2);
+    assert_int_equal(next->nodes_count, 0);
+    assert_null(map_image_by_name(next, "x"));
+    map_unref(m);
+    map_unref(next);
+}
+
 static void a_delta_older_than_the_change_log_is_refused(void **unused)
 {
     (void)unused;
@@ -1131,6 +1162,7 @@ int main(void)
         cmocka_unit_test(a_primary_that_goes_down_is_replaced_from_S),
         cmocka_unit_test(a_pg_without_a_primary_gets_the_first_member_that_comes_up),
         cmocka_unit_test(a_restarted_node_takes_its_osds_down_as_dead),
+        cmocka_unit_test(an_osd_that_was_silent_when_its_node_restarted_is_dead_too),
         cmocka_unit_test(a_failed_osd_stays_out),
         cmocka_unit_test(activation_is_for_the_primary_of_this_epoch_in_this_life),
         cmocka_unit_test(activation_takes_only_members_of_S_and_named_joiners),
@@ -1153,6 +1185,7 @@ int main(void)
         cmocka_unit_test(replicas_that_differ_stop),
         cmocka_unit_test(people_may_read_the_state_and_nothing_else),
         cmocka_unit_test(a_map_followed_by_deltas_equals_one_made_from_all_rows),
+        cmocka_unit_test(a_map_may_be_made_of_no_rows),
         cmocka_unit_test(a_delta_older_than_the_change_log_is_refused),
         cmocka_unit_test(an_entry_costs_the_same_when_the_change_log_is_full),
     };
