@@ -161,6 +161,7 @@ static void conn_send_batch(struct conn *c)
     c->ping = false;
     c->send_busy = true;
     c->sent_ns = loop_now(conn_loop(c));
+    c->send_since_ns = c->sent_ns;
     stage_send(&c->stage, &c->send, c->iov, b.count);
 }
 
@@ -216,6 +217,8 @@ static void rx_part(struct conn *c, enum rx_state part, void *dst, uint32_t len)
 static void rx_reply_begin(struct conn *c)
 {
     const struct frame *f = &c->rx_frame;
+
+    c->rx_since_ns = c->heard_ns;
     struct hash_link *found = hash_find(&c->net->calls_by_id, f->id);
     struct rpc_call *call = found != NULL ? container_of(found, struct rpc_call, by_id) : NULL;
 
@@ -262,6 +265,7 @@ static bool rx_request_begin(struct conn *c)
 
     if (r == NULL)
         return false;
+    c->rx_since_ns = c->heard_ns;
     r->id = f->id;
     r->to_incarnation = f->to_incarnation;
     uint8_t *body =
@@ -494,14 +498,20 @@ static bool conn_is_stuck(const struct conn *c, uint64_t now)
     if (!c->send_busy)
         return false;
     if (!c->is_client)
-        return now - c->sent_ns >= NET_STUCK_REPLY_NS;
-    if (now - c->sent_ns < NET_STUCK_CALL_NS)
+        return now - c->send_since_ns >= NET_STUCK_REPLY_NS;
+    if (now - c->send_since_ns < NET_STUCK_CALL_NS)
         return false;
     list_for_each (pos, &c->sending) {
         if (call_is_over(container_of(pos, struct rpc_call, link)))
             return true;
     }
     return false;
+}
+
+/* A byte now and then is no silence, but keeps the frame's memory, and who waits behind it. */
+static bool conn_is_trickling(const struct conn *c, uint64_t now)
+{
+    return (c->rx == RX_BODY || c->rx == RX_DATA) && now - c->rx_since_ns >= NET_FRAME_NS;
 }
 
 static bool conn_is_idle(const struct conn *c, uint64_t now)
@@ -514,8 +524,13 @@ static void conn_check_life(struct conn *c)
 {
     uint64_t now = loop_now(conn_loop(c));
 
-    if (!c->recv_busy || now > c->tick_due_ns + 2 * NET_TICK_NS)
+    bool overslept = now > c->tick_due_ns + 2 * NET_TICK_NS;
+    if (!c->recv_busy || overslept)
         c->heard_ns = now; /* we did not read, or did not run: it may have spoken */
+    if (overslept) {
+        c->rx_since_ns = now;
+        c->send_since_ns = now;
+    }
     if (c->is_client && c->peer->calls > 0)
         c->used_ns = now;
     if (now - c->sent_ns >= NET_PING_NS)
@@ -526,6 +541,8 @@ static void conn_check_life(struct conn *c)
         conn_lose(c, -ETIMEDOUT, "nothing heard for 3 s");
     else if (conn_is_stuck(c, now))
         conn_lose(c, -EPIPE, "the peer does not take what we send");
+    else if (conn_is_trickling(c, now))
+        conn_lose(c, -EPIPE, "a frame does not come to its end");
     else if (conn_is_idle(c, now))
         conn_lose(c, 0, NULL);
 }

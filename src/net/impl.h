@@ -28,6 +28,7 @@
 #define NET_STUCK_REPLY_NS                                                 \
     (3 * NS_PER_S) /* a client that takes no answers for this long is lost \
                     */
+#define NET_FRAME_NS        (10 * NS_PER_S) /* from a frame's admission to its last byte */
 #define NET_IDLE_NS         (60 * NS_PER_S) /* an unwanted connection without calls is closed */
 #define NET_CONNECT_NS      (2 * NS_PER_S)
 #define NET_SHAKE_NS        (2 * NS_PER_S) /* client: connected to welcomed */
@@ -185,6 +186,7 @@ struct conn {
     bool tick;
     uint64_t tick_due_ns;
     uint64_t opened_ns, heard_ns, sent_ns, used_ns;
+    uint64_t rx_since_ns, send_since_ns; /* of what is under way */
 
     struct loop_op recv;
     bool recv_busy, recv_came, recv_direct;

@@ -1208,6 +1208,33 @@ static void strangers_and_damage_cost_only_their_own_connection(void **state)
     world_deinit(w);
 }
 
+/* A byte a second is no silence, but it would hold the frame's memory for a day. */
+static void a_frame_that_trickles_in_is_given_up_after_ten_seconds(void **state)
+{
+    static struct stranger s;
+    struct world *w = &world;
+
+    (void)state;
+    two_nodes(w, 27);
+    struct node *b = &w->nodes[1], *from = node_create(w, 3, NET_CLIENT);
+    stranger_connect(&s, from, b, true);
+    stranger_words(&s, SAY_HALF_A_FRAME);
+    stranger_say(&s, FRAME_HEADER);
+    uint64_t start = sim_now(w->sim);
+    world_run(w, 1 * S);
+    assert_int_equal(b->net->intakes[INTAKE_CLIENTS].requests.used, 1);
+    while (!s.closed && sim_now(w->sim) - start < 60 * S) {
+        s.iov = (struct iovec){s.bytes, 1};
+        stage_send(&s.shake.stage, &s.op, &s.iov, 1);
+        world_run(w, 1 * S);
+    }
+    assert_in_range(sim_now(w->sim) - start, 10 * S, 12 * S);
+    assert_int_equal(b->net->intakes[INTAKE_CLIENTS].requests.used, 0);
+    assert_int_equal(b->net->intakes[INTAKE_CLIENTS].arena.used, 0);
+    stage_close(&s.shake.stage);
+    world_deinit(w);
+}
+
 /* ---- In-process ---- */
 
 /* One process with two nets: node 1's own, and a client's on the control loop. */
@@ -1620,6 +1647,7 @@ int main(void)
         cmocka_unit_test(small_requests_leave_the_last_place_to_a_large_one),
         cmocka_unit_test(a_client_that_does_not_read_its_answers_is_cut_off),
         cmocka_unit_test(strangers_and_damage_cost_only_their_own_connection),
+        cmocka_unit_test(a_frame_that_trickles_in_is_given_up_after_ten_seconds),
         cmocka_unit_test(in_process_calls_are_answered_without_a_copy_of_the_data),
         cmocka_unit_test(an_in_process_call_over_its_deadline_waits_for_its_memory),
         cmocka_unit_test(in_process_calls_and_connections_share_the_limits_fairly),
