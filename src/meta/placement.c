@@ -254,6 +254,17 @@ static void take_path(struct placement *p, uint32_t to, bool order)
     }
 }
 
+/* Nobody is more than one PG lighter than `from`: there is nothing to search for. The search would
+ * find so too, after it has looked at every PG for every OSD. */
+static bool is_even(const struct placement *p, uint32_t from)
+{
+    for (uint32_t i = 0; i < p->osds_count; i++) {
+        if (over(p, from) - over(p, i) > UNIT)
+            return false;
+    }
+    return true;
+}
+
 static void balance(struct placement *p, bool order)
 {
     uint32_t moves_max = 4 * p->pgs_count * META_REPLICAS_MAX;
@@ -266,7 +277,7 @@ static void balance(struct placement *p, bool order)
                 (from == NONE || over(p, i) > over(p, (uint32_t)from)))
                 from = (int32_t)i;
         }
-        if (from == NONE)
+        if (from == NONE || is_even(p, (uint32_t)from))
             return;
         int32_t to = search(p, (uint32_t)from, order);
         if (to == NONE)
