@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "gw/admin_json.h"
 
-enum { ADMIN_COMMAND_MS = 10000, ADMIN_MAP_MS = 3000 };
+enum { ADMIN_COMMAND_MS = 10000, ADMIN_MAP_MS = 3000, ADMIN_LOOK_MS = 2000 };
 
 /*
  * A request under way.
@@ -19,6 +19,7 @@ enum { ADMIN_COMMAND_MS = 10000, ADMIN_MAP_MS = 3000 };
  *   START --> OSDS (ask the local OSDs) -----------------> answered
  *   START --> DISK (the node makes an OSD) --------------> answered
  *   START --> COMMAND (Raft) --> MAP (it shows here) ----> answered
+ *     also a look at images and pools, behind META_LOOK
  */
 enum admin_state { ADMIN_START, ADMIN_OSDS, ADMIN_DISK, ADMIN_COMMAND, ADMIN_MAP };
 
@@ -30,7 +31,8 @@ struct admin_op {
     const struct admin_route *route;
     char name[HTTP_PATH_MAX];
     enum admin_state state;
-    bool busy; /* something below belongs to somebody else */
+    bool looks; /* its command changes nothing */
+    bool busy;  /* something below belongs to somebody else */
     struct task task;
     struct list link;
     struct loop_timer timer;
@@ -116,13 +118,13 @@ static void admin_on_timer(struct loop_timer *t)
     loop_wake(op->admin->config.loop, &op->task);
 }
 
-static void admin_submit(struct admin_op *op)
+static void admin_submit(struct admin_op *op, uint64_t ms)
 {
     struct meta_call *c = &op->u.call;
     c->loop = op->admin->config.loop;
-    c->deadline_ns = loop_now(c->loop) + ADMIN_COMMAND_MS * NS_PER_MS;
+    c->deadline_ns = loop_now(c->loop) + ms * NS_PER_MS;
     c->done = admin_on_call;
-    if (strlen(op->req->key) == 32)
+    if (!op->looks && strlen(op->req->key) == 32)
         hex_decode(op->req->key, c->command.request_id, sizeof(c->command.request_id));
 
     op->state = ADMIN_COMMAND;
@@ -160,9 +162,25 @@ static void admin_command_refused(struct admin_op *op)
     admin_answer_problem(op, &p);
 }
 
+/*
+ * A look at the state goes behind a command that changes nothing: whatever was answered anywhere
+ * before it is asked for is shown, also by a node that hears of it last. Without a majority the
+ * state that this node has must do.
+ */
+static void admin_catch_up(struct admin_op *op)
+{
+    op->u.call.command = (struct meta_command){.kind = META_LOOK};
+    op->looks = true;
+    admin_submit(op, ADMIN_LOOK_MS);
+}
+
 static void admin_command_step(struct admin_op *op)
 {
     struct admin *a = op->admin;
+    if (op->u.call.result.code != 0 && op->looks) {
+        op->route->finish(op);
+        return;
+    }
     if (op->u.call.result.code != 0) {
         admin_command_refused(op);
         return;
@@ -351,7 +369,7 @@ static void admin_image_create(struct admin_op *op)
     if (body == NULL || !admin_image_parse(op, body, &p))
         admin_answer_problem(op, &p);
     else
-        admin_submit(op);
+        admin_submit(op, ADMIN_COMMAND_MS);
     json_decref(body);
 }
 
@@ -376,7 +394,7 @@ static void admin_image_delete(struct admin_op *op)
     str_copy(op->image, sizeof(op->image), op->name);
     op->u.call.command.kind = META_IMAGE_DELETE;
     op->u.call.command.name = op->image;
-    admin_submit(op);
+    admin_submit(op, ADMIN_COMMAND_MS);
 }
 
 static void admin_image_deleted(struct admin_op *op)
@@ -452,10 +470,10 @@ static const struct admin_route admin_routes[] = {
     {"GET", "status", false, admin_ask_osds, admin_status},
     {"GET", "nodes", false, admin_nodes, NULL},
     {"GET", "osds", false, admin_ask_osds, admin_osd_list},
-    {"GET", "pools", false, admin_pools, NULL},
-    {"GET", "pools", true, admin_pool, NULL},
-    {"GET", "images", false, admin_images, NULL},
-    {"GET", "images", true, admin_image, NULL},
+    {"GET", "pools", false, admin_catch_up, admin_pools},
+    {"GET", "pools", true, admin_catch_up, admin_pool},
+    {"GET", "images", false, admin_catch_up, admin_images},
+    {"GET", "images", true, admin_catch_up, admin_image},
     {"POST", "images", false, admin_image_create, admin_image_created},
     {"DELETE", "images", true, admin_image_delete, admin_image_deleted},
     {"POST", "disks", false, admin_disk_add, admin_disk_added},

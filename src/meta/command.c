@@ -104,6 +104,7 @@ static const struct {
     [META_CLIENT_ADD] = {"client_add", HAS_NODE | HAS_JOIN_ID},
     [META_CLIENT_REMOVE] = {"client_remove", HAS_CLIENT},
     [META_STATE_HASH] = {"state_hash", HAS_REVISION | HAS_HASH},
+    [META_LOOK] = {"look", 0},
 };
 static_assert(COUNT_OF(kinds) == META_KIND_LAST + 1, "every kind has its fields");
 

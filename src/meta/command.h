@@ -33,7 +33,9 @@ enum meta_kind {
     META_CLIENT_REMOVE, /* client: becomes fenced */
     META_STATE_HASH,    /* revision (here: an index of the log), hash: a replica that differs stops
                            with evidence */
-    META_KIND_LAST = META_STATE_HASH
+    META_LOOK, /* changes nothing and is not remembered: a map of its result's revision shows all
+                  that was answered, anywhere, before it was asked for */
+    META_KIND_LAST = META_LOOK
 };
 
 enum meta_pg_change_kind {

@@ -175,6 +175,13 @@ static void apply_state_hash(struct meta_state *s, const struct meta_command *c,
     }
 }
 
+static void apply_look(struct meta_state *s, const struct meta_command *c, struct meta_result *r)
+{
+    (void)s;
+    (void)c;
+    (void)r;
+}
+
 static void (*const appliers[META_KIND_LAST + 1])(struct meta_state *s,
                                                   const struct meta_command *c,
                                                   struct meta_result *r) = {
@@ -193,6 +200,7 @@ static void (*const appliers[META_KIND_LAST + 1])(struct meta_state *s,
     [META_CLIENT_ADD] = apply_client_add,
     [META_CLIENT_REMOVE] = apply_client_remove,
     [META_STATE_HASH] = apply_state_hash,
+    [META_LOOK] = apply_look,
 };
 
 static bool is_zero(const uint8_t id[16])
@@ -205,7 +213,7 @@ static bool is_zero(const uint8_t id[16])
  * succeed later. */
 static void apply_command(struct meta_state *s, const struct meta_command *c, struct meta_result *r)
 {
-    bool named = !is_zero(c->request_id);
+    bool named = !is_zero(c->request_id) && c->kind != META_LOOK;
 
     memset(r, 0, sizeof(*r));
     if (named && state_request_get(s, c->request_id, r))
