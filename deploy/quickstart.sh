@@ -82,7 +82,7 @@ mkdir "$work/files"
 (cd / && tr '\n' '\0' <"$work/list" | xargs -0 -r cp --parents -p -t "$work/files")
 bytes=$(du -sb "$work/files" | cut -f1)
 raw=$work/fs.img
-mke2fs -q -t ext4 -d "$work/files" -E root_owner=0:0 "$raw" 512M
+mke2fs -q -t ext4 -d "$work/files" -E root_owner=0:0 "$raw" 512M >/dev/null
 rm -rf "$work/files"
 [ "$bytes" -ge $((280 << 20)) ] || { echo "too few files on this machine" >&2; exit 1; }
 say "an ext4 image of" "$((bytes >> 20)) MiB of files, 512 MiB in all"
