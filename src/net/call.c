@@ -5,7 +5,7 @@
  *        |                          |                  |    |answer, or any other end
  *        +---------any end----------+------------------+    v
  *                                                    HELD (socket or other loop uses its memory)
- *     LENT ------------------------------------------->|    |
+ *     LENT (from WAITING too: net_link()) ------------>|    |
  *                                                      v    v
  *                                                     ENDED --task--> done(), IDLE
  *
@@ -26,7 +26,7 @@
 static const uint32_t call_moves[CALL_STATES] = {
     [CALL_IDLE] = CAN_MOVE_TO(CALL_WAITING) | CAN_MOVE_TO(CALL_LENT) | CAN_MOVE_TO(CALL_ENDED) |
                   CAN_MOVE_TO(CALL_QUEUED),
-    [CALL_WAITING] = CAN_MOVE_TO(CALL_QUEUED) | CAN_MOVE_TO(CALL_ENDED),
+    [CALL_WAITING] = CAN_MOVE_TO(CALL_QUEUED) | CAN_MOVE_TO(CALL_LENT) | CAN_MOVE_TO(CALL_ENDED),
     [CALL_QUEUED] = CAN_MOVE_TO(CALL_SENT) | CAN_MOVE_TO(CALL_ENDED),
     [CALL_SENT] = CAN_MOVE_TO(CALL_HELD) | CAN_MOVE_TO(CALL_ENDED),
     [CALL_LENT] = CAN_MOVE_TO(CALL_HELD) | CAN_MOVE_TO(CALL_ENDED),

@@ -462,9 +462,13 @@ void net_link(struct net *n, net_endpoint peer, struct net *other)
         list_remove(&c->link);
         local_lend(c, other);
     }
+    loop_wake(net_loop(n), &p->task);
 }
 
 void net_unlink(struct net *n, net_endpoint peer)
 {
-    peer_get(n, peer)->local = NULL;
+    struct peer *p = peer_get(n, peer);
+
+    p->local = NULL;
+    loop_wake(net_loop(n), &p->task);
 }

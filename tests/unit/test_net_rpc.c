@@ -1301,6 +1301,51 @@ static void in_process_calls_are_answered_without_a_copy_of_the_data(void **stat
     world_deinit(w);
 }
 
+/* A node's own OSD is linked when it has opened its store; others may have called it before. */
+static void calls_that_waited_for_an_address_are_handed_over_when_it_is_linked(void **state)
+{
+    struct world *w = &world;
+    struct node *a = linked(w, 34), *b = &w->nodes[1];
+    net_endpoint to = net_endpoint_make(NET_OSD, 2);
+
+    (void)state;
+    net_unlink(a->net, to);
+    b->known = false;
+    struct spec spec = {
+        .to = 2, .kind = KIND_ECHO, .body_len = 10, .data_len = 100, .data_room = 100};
+    call_start_spec(a, &spec, &outcome);
+    world_run(w, 1 * S);
+    assert_int_equal(outcome.count, 0);
+    net_link(a->net, to, b->net);
+    world_finish(w, 1 * S);
+    assert_int_equal(outcome.count, 1);
+    assert_int_equal(outcome.status, 0);
+    assert_int_equal(a->net->conns_incoming + b->net->conns_incoming, 0);
+
+    net_unlink(a->net, to);
+    b->known = true;
+    net_kick(a->net);
+    assert_int_equal(call(a, spec)->status, 0);
+    assert_int_equal(b->net->conns_incoming, 1);
+    world_deinit(w);
+}
+
+static void a_wanted_peer_is_connected_to_once_it_is_not_linked_any_more(void **state)
+{
+    struct world *w = &world;
+    struct node *a = linked(w, 35), *b = &w->nodes[1];
+    net_endpoint to = net_endpoint_make(NET_OSD, 2);
+
+    (void)state;
+    net_want(a->net, to, true);
+    world_run(w, 1 * S);
+    assert_int_equal(b->net->conns_incoming, 0);
+    net_unlink(a->net, to);
+    world_run(w, 1 * S);
+    assert_int_equal(b->net->conns_incoming, 1);
+    world_deinit(w);
+}
+
 static void an_in_process_call_over_its_deadline_waits_for_its_memory(void **state)
 {
     struct world *w = &world;
@@ -1649,6 +1694,8 @@ int main(void)
         cmocka_unit_test(strangers_and_damage_cost_only_their_own_connection),
         cmocka_unit_test(a_frame_that_trickles_in_is_given_up_after_ten_seconds),
         cmocka_unit_test(in_process_calls_are_answered_without_a_copy_of_the_data),
+        cmocka_unit_test(calls_that_waited_for_an_address_are_handed_over_when_it_is_linked),
+        cmocka_unit_test(a_wanted_peer_is_connected_to_once_it_is_not_linked_any_more),
         cmocka_unit_test(an_in_process_call_over_its_deadline_waits_for_its_memory),
         cmocka_unit_test(in_process_calls_and_connections_share_the_limits_fairly),
         cmocka_unit_test(an_in_process_call_that_was_never_admitted_ends_by_its_deadline),
