@@ -286,6 +286,7 @@ void cluster_crash_node(struct cluster *c, uint32_t index, bool power_loss)
     n->meta = NULL;
     n->osd_net = n->client_net = n->control_net = NULL;
     n->acceptor = NULL;
+    n->switching = false;
 }
 
 /* ---- Commands ---- */
@@ -437,54 +438,67 @@ bool cluster_is_whole(struct cluster *c)
     return true;
 }
 
-static const char *compare_pg(struct cluster *c, uint64_t pg)
+uint64_t cluster_epochs(struct cluster *c, uint32_t index)
 {
-    struct store_cursor cursor = {.pg = pg};
-    struct store_object object, other;
+    const struct osd *o = c->nodes[index].osd_object;
+    uint64_t sum = 0;
 
-    while (store_list(c->nodes[0].osd_object->store, pg, 0, &cursor, &object, 1) != 0) {
-        for (uint32_t i = 1; i < CLUSTER_NODES; i++) {
-            struct store *s = c->nodes[i].osd_object->store;
-            if (!store_lookup(s, &object.id, &other) || other.version != object.version ||
-                other.deleted != object.deleted ||
-                memcmp(other.present, object.present, sizeof(other.present)) != 0)
-                return "replicas differ in an object";
-            for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
-                uint32_t crc, other_crc;
-                if (!store_block_crc(c->nodes[0].osd_object->store, &object.id, b, &crc))
-                    continue;
-                if (!store_block_crc(s, &object.id, b, &other_crc) || crc != other_crc)
-                    return "replicas differ in a block";
-            }
-        }
-    }
-    return NULL;
+    if (o == NULL || o->map == NULL)
+        return 0;
+    for (uint32_t i = 0; i < o->map->pgs_count; i++)
+        sum += o->map->pgs[i].epoch;
+    return sum;
 }
 
-static uint32_t count_objects(struct cluster_node *n, uint64_t pg)
+/* ---- Switching primaries ---- */
+
+static void switch_on_done(struct meta_call *call)
 {
-    struct store_cursor cursor = {.pg = pg};
-    struct store_object object;
+    struct cluster_node *n = container_of(call, struct cluster_node, switch_call);
+
+    n->switching = false;
+}
+
+static bool set_has(const struct map_pg *pg, uint32_t osd)
+{
+    for (uint32_t i = 0; i < pg->set_count; i++) {
+        if (pg->set[i] == osd)
+            return true;
+    }
+    return false;
+}
+
+int cluster_switch_primaries(struct cluster *c, uint32_t index, uint32_t osd)
+{
+    struct cluster_node *n = &c->nodes[index];
     uint32_t count = 0;
 
-    while (store_list(n->osd_object->store, pg, 0, &cursor, &object, 1) != 0)
-        count += object.version != 0 && !object.deleted;
-    return count;
-}
-
-const char *cluster_compare_replicas(struct cluster *c)
-{
-    const struct map *map = c->nodes[0].osd_object->map;
-
-    for (uint32_t i = 0; i < map->pgs_count; i++) {
-        uint64_t pg = map->pgs[i].id;
-        const char *why = compare_pg(c, pg);
-        if (why != NULL)
-            return why;
-        for (uint32_t k = 1; k < CLUSTER_NODES; k++) {
-            if (count_objects(&c->nodes[k], pg) != count_objects(&c->nodes[0], pg))
-                return "replicas differ in the number of objects";
-        }
+    if (!n->running || n->stopped || n->switching || n->osd_object == NULL ||
+        n->osd_object->map == NULL)
+        return -1;
+    const struct map *map = n->osd_object->map;
+    for (uint32_t i = 0; i < map->pgs_count && count < META_LIST_MAX; i++) {
+        const struct map_pg *pg = &map->pgs[i];
+        if (pg->primary == osd || !set_has(pg, osd))
+            continue;
+        n->switches[count++] = (struct meta_pg_change){
+            .kind = META_PG_SWITCH,
+            .pg = pg->id,
+            .epoch = pg->epoch,
+            .primary = pg->primary,
+            .set_count = 1,
+            .set = {osd},
+        };
     }
-    return NULL;
+    if (count == 0)
+        return 0;
+    n->switching = true;
+    n->switch_call = (struct meta_call){
+        .loop = n->control_loop,
+        .command = {.kind = META_PG_CHANGE, .list_count = count, .changes = n->switches},
+        .deadline_ns = loop_now(n->control_loop) + 5 * NS_PER_S,
+        .done = switch_on_done,
+    };
+    meta_access(n->meta)->submit(meta_access(n->meta), &n->switch_call);
+    return (int)count;
 }

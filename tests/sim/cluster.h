@@ -31,6 +31,9 @@ struct cluster_node {
     struct meta *meta;
     struct osd *osd_object;
     struct client *client;
+    bool switching; /* switch_call is under way */
+    struct meta_call switch_call;
+    struct meta_pg_change switches[META_LIST_MAX];
 };
 
 struct cluster {
@@ -56,8 +59,13 @@ bool cluster_command(struct cluster *c, uint32_t index, const struct meta_comman
 /* By the map of some node: every PG is active and S is whole. */
 bool cluster_is_whole(struct cluster *c);
 
-/* Every OSD of a PG's S holds the same objects. NULL or a sentence. Only while nothing is in
- * flight. */
-const char *cluster_compare_replicas(struct cluster *c);
+/* The sum of all PGs' epochs, as this node's OSD knows them. */
+uint64_t cluster_epochs(struct cluster *c, uint32_t index);
+
+/*
+ * Ask at a node that `osd` become primary of every PG it is a member of; the answer is not
+ * waited for. Returns how many PGs that is about; -1: it cannot be asked there now.
+ */
+int cluster_switch_primaries(struct cluster *c, uint32_t index, uint32_t osd);
 
 #endif /* TESTS_SIM_CLUSTER_H */
