@@ -109,13 +109,23 @@ static void slot_on_returned(struct loop_msg *msg)
     loop_wake(acceptor_loop(s->acceptor), &s->task);
 }
 
+/* A loop that hangs takes nothing; it must not keep the slots that lead to the others. */
+static bool acceptor_may_lend(const struct net_acceptor *a, const struct net *to)
+{
+    uint32_t lent = 0;
+
+    for (uint32_t i = 0; i < a->slots_count; i++)
+        lent += a->slots[i].state == SLOT_LENT && a->slots[i].arrival.net == to;
+    return lent == 0 || lent < a->slots_count / 4;
+}
+
 static void slot_route(struct slot *s)
 {
     struct net_acceptor *a = s->acceptor;
     struct net *n = a->config.route(a->config.arg, s->shake.hello.target);
 
-    if (n == NULL) {
-        hello_decide(&s->shake.hello, HELLO_BAD_ENDPOINT, 0, 0);
+    if (n == NULL || !acceptor_may_lend(a, n)) {
+        hello_decide(&s->shake.hello, n == NULL ? HELLO_BAD_ENDPOINT : HELLO_BUSY, 0, 0);
         loop_wake(acceptor_loop(a), &s->task);
         return;
     }

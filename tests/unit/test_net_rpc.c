@@ -44,6 +44,7 @@ struct node {
     struct sim_host *host;
     struct loop *control, *loop;
     struct net *net;
+    struct net *control_net; /* NULL: none */
     struct net_acceptor *acceptor;
     struct loop_addr addr;
     bool known;    /* resolve() finds it */
@@ -90,6 +91,7 @@ struct spec {
     uint32_t to_incarnation;
     uint64_t timeout_ns; /* 0: 10 s */
     bool oneway;
+    bool to_control;
 };
 
 struct tcall {
@@ -248,6 +250,8 @@ static struct net *on_route(void *arg, net_endpoint target)
 {
     struct node *node = arg;
 
+    if (target == net_endpoint_make(NET_CONTROL, node->number))
+        return node->control_net;
     return !node->unserved && target == net_endpoint_make(NET_OSD, node->number) ? node->net : NULL;
 }
 
@@ -318,6 +322,9 @@ static void node_free(struct node *node)
     if (node->acceptor != NULL)
         net_acceptor_destroy(node->acceptor);
     net_destroy(node->net);
+    if (node->control_net != NULL)
+        net_destroy(node->control_net);
+    node->control_net = NULL;
     loop_destroy(node->control);
     loop_destroy(node->loop);
     node->acceptor = NULL;
@@ -440,7 +447,7 @@ static struct tcall *call_start_spec(struct node *from, const struct spec *spec,
         at += len;
     }
     t->rpc = (struct rpc_call){
-        .to = net_endpoint_make(NET_OSD, spec->to),
+        .to = net_endpoint_make(spec->to_control ? NET_CONTROL : NET_OSD, spec->to),
         .kind = spec->kind,
         .pg = 5,
         .epoch = spec->epoch,
@@ -1506,6 +1513,24 @@ static void requests_of_a_lost_connection_get_their_replied_too(void **state)
     world_deinit(w);
 }
 
+/* Its port anew, with four slots. */
+static struct net_acceptor *few_slots(struct node *node)
+{
+    struct net_acceptor *old = node->acceptor;
+    struct net_acceptor_config config = {
+        .loop = node->control,
+        .identity = node->w->identity,
+        .handshakes_max = 4,
+        .route = on_route,
+        .arg = node,
+    };
+
+    net_acceptor_close_listener(old);
+    sim_host_addr(node->host, 7401, &config.listen);
+    assert_int_equal(net_acceptor_create(&config, &node->addr, &node->acceptor), 0);
+    return old;
+}
+
 static void handshakes_that_stall_free_their_slots(void **state)
 {
     static struct stranger strangers[4];
@@ -1515,22 +1540,40 @@ static void handshakes_that_stall_free_their_slots(void **state)
     world_init(w, 42);
     struct node *b = node_create(w, 2, NET_OSD);
     struct node *from = node_create(w, 3, NET_CLIENT);
-    net_acceptor_close_listener(b->acceptor);
-    struct net_acceptor *old = b->acceptor;
-    struct net_acceptor_config config = {
-        .loop = b->control,
-        .identity = w->identity,
-        .handshakes_max = 4,
-        .route = on_route,
-        .arg = b,
-    };
-    sim_host_addr(b->host, 7401, &config.listen);
-    assert_int_equal(net_acceptor_create(&config, &b->addr, &b->acceptor), 0);
+    struct net_acceptor *old = few_slots(b);
     for (size_t i = 0; i < COUNT_OF(strangers); i++)
         stranger_connect(&strangers[i], from, b, false);
     assert_int_equal(call(from, (struct spec){.to = 2, .kind = KIND_ECHO})->status, -EPIPE);
     world_run(w, 5 * S);
     assert_int_equal(call(from, (struct spec){.to = 2, .kind = KIND_ECHO})->status, 0);
+    loop_halt(b->control);
+    loop_halt(b->loop);
+    net_acceptor_destroy(old);
+    world_deinit(w);
+}
+
+static void a_loop_that_hangs_does_not_take_the_ports_slots_from_others(void **state)
+{
+    struct world *w = &world;
+
+    (void)state;
+    world_init(w, 43);
+    struct node *b = node_create(w, 2, NET_OSD);
+    struct node *from = node_create(w, 3, NET_CLIENT);
+    struct net_acceptor *old = few_slots(b);
+    struct net_config config = {
+        .loop = b->control,
+        .identity = w->identity,
+        .self = net_endpoint_make(NET_CONTROL, 2),
+        .handle = on_request,
+        .arg = b,
+    };
+    assert_int_equal(net_create(&config, &b->control_net), 0);
+    loop_stop(b->loop);
+    for (int i = 0; i < 8; i++) /* each leaves a connection that nobody takes */
+        assert_true(call(from, (struct spec){.to = 2, .kind = KIND_ECHO})->status == -EPIPE);
+    struct spec spec = {.to = 2, .kind = KIND_ECHO, .to_control = true};
+    assert_int_equal(call(from, spec)->status, 0);
     loop_halt(b->control);
     loop_halt(b->loop);
     net_acceptor_destroy(old);
@@ -1702,6 +1745,7 @@ int main(void)
         cmocka_unit_test(an_unwanted_connection_without_calls_is_closed_after_a_minute),
         cmocka_unit_test(requests_of_a_lost_connection_get_their_replied_too),
         cmocka_unit_test(handshakes_that_stall_free_their_slots),
+        cmocka_unit_test(a_loop_that_hangs_does_not_take_the_ports_slots_from_others),
         cmocka_unit_test(every_call_ends_exactly_once_whatever_the_network_does),
         cmocka_unit_test(a_seed_gives_the_same_run_twice),
     };
