@@ -1323,6 +1323,143 @@ static void a_client_can_neither_speak_for_a_node_nor_stop_the_cluster(void **un
     world_deinit(&w);
 }
 
+/* ---- At random ---- */
+
+enum { TRIES = 80 };
+
+struct attempt {
+    struct meta_command add;
+    struct meta_result result;
+};
+
+static void random_fault(struct world *w)
+{
+    struct prng *p = sim_prng(w->sim);
+    struct node *n = &w->nodes[1 + prng_below(p, 3)];
+    uint32_t other = 1 + (uint32_t)prng_below(p, 3);
+
+    switch (prng_below(p, 8)) {
+    case 0:
+    case 1:
+        node_crash(n, prng_below(p, 2) == 0);
+        break;
+    case 2:
+        sim_net_cut(w->sim, n->id, other, true);
+        break;
+    case 3:
+        sim_net_cut(w->sim, n->id, other, true);
+        sim_net_cut(w->sim, other, n->id, true);
+        break;
+    case 4:
+        sim_net_heal_all(w->sim);
+        break;
+    case 5:
+        sim_host_pause(n->host, prng_below(p, 4 * NS_PER_S));
+        break;
+    case 6:
+        if (n->loop != NULL)
+            meta_step_down(n->meta);
+        break;
+    default:
+        sim_net_cut(w->sim, n->id, CLIENT_HOST, prng_below(p, 2) == 0);
+        break;
+    }
+    for (uint32_t id = 1; id <= 3; id++) {
+        if (w->nodes[id].loop == NULL && prng_below(p, 3) == 0)
+            node_start(&w->nodes[id]);
+    }
+}
+
+static void random_submit(struct world *w, struct attempt *a)
+{
+    uint32_t where = (uint32_t)prng_below(sim_prng(w->sim), 4);
+    struct node *n = &w->nodes[where];
+
+    if (where == 0)
+        command_start(w, w->client.loop, meta_remote_access(w->client.remote), &a->add, 3000,
+                      &a->result, NULL);
+    else if (n->loop != NULL)
+        node_submit(n, &a->add, 3000, &a->result);
+}
+
+static void heal_all(struct world *w)
+{
+    sim_net_heal_all(w->sim);
+    for (uint32_t id = 1; id <= 3; id++) {
+        if (w->nodes[id].loop == NULL)
+            node_start(&w->nodes[id]);
+    }
+    await_level(w);
+    assert_true(within(w, 20000, client_is_level, w));
+}
+
+/* Whatever the result was, or if there was none: asked again, each was carried out once. */
+static void check_attempts(struct world *w, struct attempt *attempts, uint32_t known_min)
+{
+    bool taken[TRIES + 1] = {false};
+    uint32_t known = 0;
+
+    for (uint32_t i = 0; i < TRIES; i++) {
+        struct attempt *a = &attempts[i];
+        struct meta_result again = node_command(a_follower(w), &a->add);
+        assert_int_equal(again.code, 0);
+        assert_true(again.id >= 1 && again.id <= TRIES && !taken[again.id]);
+        taken[again.id] = true;
+        if (a->result.code == 0) {
+            assert_int_equal(a->result.id, again.id);
+            assert_int_equal(a->result.revision, again.revision);
+            known++;
+        } else {
+            assert_true(a->result.code == PENDING || a->result.code == -ETIMEDOUT);
+        }
+    }
+    assert_true(known >= known_min);
+    await_level(w);
+    assert_int_equal(meta_map(world_leader(w)->meta)->clients_count, TRIES);
+}
+
+static void random_run(uint64_t seed)
+{
+    static struct attempt attempts[TRIES];
+    struct world w;
+
+    print_message("seed %llu\n", (unsigned long long)seed);
+    world_init(&w, seed, 3);
+    w.snapshot_entries = seed % 2 == 0 ? 20 : 0;
+    w.trailing_entries = seed % 2 == 0 ? 10 : 0;
+    world_found(&w);
+    world_join(&w, 2);
+    world_join(&w, 3);
+    assert_true(within(&w, 60000, voters_are_three, &w));
+    client_open(&w);
+    for (uint32_t i = 0; i < TRIES; i++) {
+        attempts[i] =
+            (struct attempt){.add = {.kind = META_CLIENT_ADD, .request_id = {0xaa, (uint8_t)i}}};
+        attempts[i].result.code = PENDING;
+        random_submit(&w, &attempts[i]);
+        if (prng_below(sim_prng(w.sim), 3) == 0)
+            random_fault(&w);
+        pass_ms(&w, prng_below(sim_prng(w.sim), 400));
+        if (i % 20 == 19)
+            heal_all(&w);
+    }
+    pass_ms(&w, 4000);
+    heal_all(&w);
+    check_attempts(&w, attempts, TRIES / 10);
+    world_deinit(&w);
+}
+
+static void in_random_histories_each_command_is_carried_out_once_and_all_agree(void **unused)
+{
+    (void)unused;
+    const char *wanted = getenv("SKERRY_TEST_SEED");
+
+    for (uint64_t seed = 1; seed <= 12 && wanted == NULL; seed++)
+        random_run(seed);
+    if (wanted != NULL)
+        random_run(strtoull(wanted, NULL, 10));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1348,6 +1485,7 @@ int main(void)
         cmocka_unit_test(a_new_leader_blames_nobody_for_the_time_before_it),
         cmocka_unit_test(a_new_leader_notices_at_once_that_a_node_outside_raft_was_killed),
         cmocka_unit_test(a_client_can_neither_speak_for_a_node_nor_stop_the_cluster),
+        cmocka_unit_test(in_random_histories_each_command_is_carried_out_once_and_all_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
