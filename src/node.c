@@ -255,6 +255,8 @@ int node_main(struct cli *c, struct problem *p)
         return -1;
     node_signals(&set);
     sigprocmask(SIG_BLOCK, &set, NULL); /* before the threads, which inherit it */
+    signal(SIGINT, SIG_DFL); /* behind a shell's `&` it is ignored: then it would never be seen */
+    signal(SIGTERM, SIG_DFL);
 
     int result = node_run(n, &set, p);
     node_arm_end(&set);

@@ -479,6 +479,10 @@ int cli_demo(struct cli *c, struct problem *p)
     sigaddset(&d->signals, SIGHUP);
     sigaddset(&d->signals, SIGCHLD);
     sigprocmask(SIG_BLOCK, &d->signals, NULL);
+    /* A shell that is no terminal starts what it puts behind `&` with SIGINT ignored, and what is
+     * ignored is not even waited for. */
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
     signal(SIGPIPE, SIG_IGN);
 
     if (demo_options(c, d, p) < 0 || demo_make_dir(d, c->dir, p) < 0)

@@ -16,10 +16,12 @@ if [ "$(id -u)" = 0 ]; then
     cp "$skerry" "$dir/skerry"
     skerry=$dir/skerry
 fi
-run() { env -u XDG_RUNTIME_DIR HOME="$dir" TMPDIR="$dir" "${as_user[@]}" "$@"; }
+as_user=(env -u XDG_RUNTIME_DIR HOME="$dir" TMPDIR="$dir" "${as_user[@]}")
+run() { "${as_user[@]}" "$@"; }
 
 begin=$(date +%s.%N)
-run "$skerry" demo --dir "$dir/demo" --size 2G >"$dir/demo.out" 2>&1 &
+# Not by run(): $! is then the demo itself, not a shell around it.
+"${as_user[@]}" "$skerry" demo --dir "$dir/demo" --size 2G >"$dir/demo.out" 2>&1 &
 demo_pid=$!
 pids+=("$demo_pid")
 until_true 60 grep -qx ready "$dir/demo.out" || fail "the demo did not become ready"
