@@ -245,10 +245,9 @@ static void copy_begin_read(struct osd_copy *c)
         st->deleted = object.deleted || object.version == 0;
         memcpy(st->present, object.present, sizeof(st->present));
     }
-    st->dedups_count =
-        store_dedup_list(o->store, &st->id, st->dedup_above, st->dedups, OSD_DEDUPS_MAX);
-    if (st->dedups_count > OSD_DEDUPS_MAX)
-        st->dedups_count = OSD_DEDUPS_MAX;
+    st->dedups_count = osd_dedups_newest(o, &st->id, st->dedup_above, st->dedups, OSD_DEDUPS_MAX);
+    if (c->how == WIRE_PUSH_RECOVERY && osd_mutated(o, OSD_MUTANT_DEDUPS_NOT_COPIED))
+        st->dedups_count = 0;
     st->blocks = state_blocks(st);
     if (st->blocks == 0) {
         loop_wake(o->loop, &c->task);
@@ -504,10 +503,10 @@ void osd_copy_start(struct osd_copy *c)
 {
     check(c->done != NULL);
 
-    if (c->locked) {
+    if (c->locked && !osd_mutated(c->osd, OSD_MUTANT_COPY_UNLOCKED)) {
         c->state = OSD_COPY_LOCKING;
         c->use = (struct osd_use){
-            .kind = OSD_USE_ALONE,
+            .kind = OSD_USE_COPY,
             .len = STORE_OBJECT_MAX,
             .begin = copy_on_begin,
             .refuse = copy_on_refuse,

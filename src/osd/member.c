@@ -1,6 +1,7 @@
 #include "osd/pg.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 /*
@@ -134,7 +135,8 @@ static int sub_judge(struct osd_sub *s, uint64_t previous)
         return 0;
     if (w->version <= have)
         return sub_object_busy(s->pg, &w->id) ? -EAGAIN : 0;
-    if (have == previous || (object.deleted && known && previous == 0))
+    if (have == previous || osd_mutated(s->osd, OSD_MUTANT_NO_ORDER) ||
+        (object.deleted && known && previous == 0))
         return osd_has_room(s->osd) || w->kind == STORE_ZERO ? 1 : -ENOSPC;
     return -EAGAIN;
 }
@@ -166,7 +168,14 @@ void osd_sub_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
     store_write_start(o->store, &s->sw);
 }
 
-/* ---- Queries: R6b ---- */
+/*
+ * ---- Queries and lists: R6b, R8 ----
+ *
+ * The promise is made; what was under way in the store finishes first, for it may still be
+ * lost, and what is not durable does not count as held.
+ */
+
+static void list_answer(struct osd_pg *pg, struct rpc_request *req);
 
 static void query_answer(struct osd_sub *s)
 {
@@ -179,36 +188,79 @@ static void query_answer(struct osd_sub *s)
     sub_finish(s, fenced ? -EAGAIN : 0); /* a body this short is copied by rpc_reply() */
 }
 
-/* The promise is made; what was under way in the store finishes first. */
-void osd_query_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
+static void drained_answer(struct osd_sub *s)
+{
+    struct osd_pg *pg = s->pg;
+    struct rpc_request *req = s->req;
+
+    if (req->kind == WIRE_QUERY) {
+        query_answer(s);
+    } else if (req->epoch < pg->promised) {
+        sub_finish(s, -EAGAIN);
+    } else {
+        pool_put(&s->osd->subs_pool, s);
+        list_answer(pg, req);
+    }
+}
+
+static void drain(struct osd_pg *pg, struct rpc_request *req)
 {
     struct osd_sub *s = sub_get(pg, req);
 
-    (void)o;
-    if (s == NULL) {
+    if (s == NULL)
         rpc_reply_status(req, -EBUSY);
-    } else if (pg->store_busy == 0) {
-        query_answer(s);
-    } else {
+    else if (pg->store_busy == 0 || osd_mutated(pg->osd, OSD_MUTANT_NO_DRAIN))
+        drained_answer(s);
+    else
         list_push(&pg->draining, &s->link);
-    }
+}
+
+void osd_query_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
+{
+    (void)o;
+    drain(pg, req);
 }
 
 void osd_queries_drained(struct osd_pg *pg)
 {
     for (struct list *l = list_pop(&pg->draining); l != NULL; l = list_pop(&pg->draining))
-        query_answer(container_of(l, struct osd_sub, link));
+        drained_answer(container_of(l, struct osd_sub, link));
 }
 
 /* ---- Lists ---- */
+
+static int compare_newest(const void *a, const void *b)
+{
+    const struct store_dedup *x = a, *y = b;
+
+    return x->version > y->version ? -1 : x->version < y->version;
+}
+
+/*
+ * Where there are more than fit, the oldest are left out: what members of S may differ in are the
+ * writes that were in flight (at most OSD_WRITES_MAX), and these are the newest.
+ */
+uint32_t osd_dedups_newest(struct osd *o, const struct store_id *id, uint64_t above,
+                           struct store_dedup *out, uint32_t max)
+{
+    uint32_t total = store_dedup_list(o->store, id, above, out, max);
+
+    if (total <= max)
+        return total;
+    struct store_dedup *all = mem_zalloc((size_t)total * sizeof(*all));
+    store_dedup_list(o->store, id, above, all, total);
+    qsort(all, total, sizeof(*all), compare_newest);
+    memcpy(out, all, (size_t)max * sizeof(*out));
+    free(all);
+    return max;
+}
 
 static uint8_t *list_put_object(struct osd *o, const struct store_object *object, uint64_t above,
                                 uint8_t *p, const uint8_t *end)
 {
     static_assert(OSD_LIST_CHUNK > WIRE_LIST_HEAD + WIRE_LIST_ITEM, "an object fits");
-    struct store_dedup dedups[1024];
-    uint32_t total = store_dedup_list(o->store, &object->id, above, dedups, COUNT_OF(dedups));
-    uint32_t count = total < COUNT_OF(dedups) ? total : COUNT_OF(dedups);
+    struct store_dedup dedups[2 * OSD_WRITES_MAX];
+    uint32_t count = osd_dedups_newest(o, &object->id, above, dedups, COUNT_OF(dedups));
 
     if ((size_t)(end - p) < WIRE_LIST_ITEM + (size_t)count * WIRE_DEDUP_SIZE)
         return NULL;
@@ -262,16 +314,13 @@ static void list_on_replied(struct rpc_request *req, void *arg)
     osd_copy_put(c);
 }
 
-void osd_list_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
+static void list_answer(struct osd_pg *pg, struct rpc_request *req)
 {
     const uint8_t *p = req->body.base;
-    struct osd_copy *c;
+    struct osd *o = pg->osd;
+    struct osd_copy *c = osd_copy_get(pg, true);
 
-    if (req->body.len != WIRE_LIST_SIZE || get_u32(p + 24) > 1) {
-        rpc_reply_status(req, -EINVAL);
-        return;
-    }
-    if ((c = osd_copy_get(pg, true)) == NULL) {
+    if (c == NULL) {
         rpc_reply_status(req, -EBUSY);
         return;
     }
@@ -287,4 +336,19 @@ void osd_list_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
     req->replied = list_on_replied;
     req->replied_arg = c;
     rpc_reply(req);
+}
+
+/* The first chunk waits for what is on its way; whatever begins later is of the asker's epoch, and
+ * its own doing. */
+void osd_list_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
+{
+    const uint8_t *p = req->body.base;
+
+    (void)o;
+    if (req->body.len != WIRE_LIST_SIZE || get_u32(p + 24) > 1)
+        rpc_reply_status(req, -EINVAL);
+    else if (get_u32(p + 24) == 1)
+        list_answer(pg, req);
+    else
+        drain(pg, req);
 }

@@ -5,10 +5,12 @@
 /*
  * Which uses of one object may be under way together:
  *
- *   READ  with anything but a WRITE of an overlapping range: until that write is on every
- *         needed member, nobody may see it, and nobody may see it missing afterwards (R7);
- *   WRITE with writes (they take effect in the order of their versions, R2) and reads;
- *   ALONE with reads only: a merge reads what it then writes, a copy must be of one version.
+ *   READ  with anything but a WRITE or MERGE of an overlapping range: until that write is on every
+ *         needed member, nobody may see it, and nobody may see it missing afterwards (R7). A
+ *         merge becomes a write without waiting again, so it keeps reads away from the start;
+ *   WRITE with writes (they take effect in the order of their versions, R2) and reads elsewhere;
+ *   MERGE with reads elsewhere only: it reads what it then writes;
+ *   COPY  with reads only: it must be of one version.
  *
  * They begin in order of arrival, so none waits for ever.
  */
@@ -64,9 +66,9 @@ static bool use_conflicts(const struct osd_use *a, const struct osd_use *b)
     if (a->kind == OSD_USE_READ || b->kind == OSD_USE_READ) {
         const struct osd_use *other = a->kind == OSD_USE_READ ? b : a;
         bool overlap = a->offset < b->offset + b->len && b->offset < a->offset + a->len;
-        return other->kind == OSD_USE_WRITE && overlap;
+        return (other->kind == OSD_USE_WRITE || other->kind == OSD_USE_MERGE) && overlap;
     }
-    return a->kind == OSD_USE_ALONE || b->kind == OSD_USE_ALONE;
+    return a->kind != OSD_USE_WRITE || b->kind != OSD_USE_WRITE;
 }
 
 static bool use_may_begin(const struct osd_object *object, const struct osd_use *u)
@@ -110,11 +112,11 @@ int osd_use_start(struct osd_pg *pg, const struct store_id *id, struct osd_use *
     return 0;
 }
 
-void osd_use_narrow(struct osd_use *u, enum osd_use_kind kind)
+void osd_use_merged(struct osd_use *u)
 {
-    check(u->begun);
+    check(u->begun && u->kind == OSD_USE_MERGE);
 
-    u->kind = kind;
+    u->kind = OSD_USE_WRITE;
     object_advance(u->object);
 }
 

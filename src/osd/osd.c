@@ -22,12 +22,24 @@ enum { TICK_MS = 20, LEASE_RENEW_MS = 500, REGISTER_RETRY_MS = 500, PURGE_SCAN_M
 static const char *const mutant_names[OSD_MUTANT_COUNT] = {
     [OSD_MUTANT_NONE] = "none",
     [OSD_MUTANT_NO_LEASE_WAIT] = "no-lease-wait",
+    [OSD_MUTANT_NO_BOOT_GRANT] = "no-boot-grant",
     [OSD_MUTANT_NO_LEASE_CHECK] = "no-lease-check",
+    [OSD_MUTANT_LEASE_FROM_ANSWER] = "lease-from-answer",
     [OSD_MUTANT_READ_DURING_WRITE] = "read-during-write",
     [OSD_MUTANT_ACK_BEFORE_ALL] = "ack-before-all",
-    [OSD_MUTANT_NO_INCARNATION] = "no-incarnation",
+    [OSD_MUTANT_ACK_BEFORE_SHRINK] = "ack-before-shrink",
+    [OSD_MUTANT_NO_ORDER] = "no-order",
+    [OSD_MUTANT_NO_INCARNATION] = "no-incarnation-check",
     [OSD_MUTANT_NO_FENCE] = "no-fence",
+    [OSD_MUTANT_OWN_STORE_UNFENCED] = "own-store-unfenced",
+    [OSD_MUTANT_NO_DRAIN] = "no-drain",
+    [OSD_MUTANT_NO_RECONCILE] = "no-reconcile",
+    [OSD_MUTANT_STABLE_TOO_HIGH] = "stable-too-high",
+    [OSD_MUTANT_LEFTOVERS_STAY] = "leftovers-stay",
+    [OSD_MUTANT_COPY_UNLOCKED] = "copy-unlocked",
+    [OSD_MUTANT_JOINER_NOT_NEEDED] = "joiner-not-needed",
     [OSD_MUTANT_NO_DEDUP] = "no-dedup",
+    [OSD_MUTANT_DEDUPS_NOT_COPIED] = "dedups-not-copied",
 };
 
 const char *osd_mutant_name(enum osd_mutant m)
@@ -115,14 +127,6 @@ bool osd_has_room(struct osd *o)
     if (reserve > st.data_bytes / 4)
         reserve = st.data_bytes / 4;
     return st.free_bytes > reserve;
-}
-
-void osd_report(struct osd *o, uint32_t osd, bool refused)
-{
-    const struct map_osd *row = o->map != NULL ? map_osd(o->map, osd) : NULL;
-
-    if (row != NULL && row->up)
-        o->config.meta->report(o->config.meta, osd, row->incarnation, refused);
 }
 
 /* ---- Registration ---- */
@@ -430,6 +434,20 @@ void osd_handle(void *osd, struct rpc_request *req)
         osd_handle_osd(o, req);
 }
 
+/* ---- Peers ---- */
+
+static struct osd_peer *osd_peer(struct osd *o, uint32_t id)
+{
+    if (id >= o->peers_count) {
+        uint32_t count = id + 16;
+        o->peers = mem_realloc(o->peers, count * sizeof(*o->peers));
+        memset(o->peers + o->peers_count, 0, (count - o->peers_count) * sizeof(*o->peers));
+        o->peers_count = count;
+    }
+    return &o->peers[id];
+}
+
+/* The answer is by one map: the address, and the incarnation that was registered there. */
 int osd_resolve(void *osd, net_endpoint e, struct loop_addr *out)
 {
     struct osd *o = osd;
@@ -442,17 +460,27 @@ int osd_resolve(void *osd, net_endpoint e, struct loop_addr *out)
         node = map_node(o->map, row->node);
     if (node == NULL)
         return -ENOENT;
+    osd_peer(o, row->id)->incarnation = row->incarnation;
     *out = node->addr;
     return 0;
 }
 
+/*
+ * A refused connection lets the next primary skip its wait (R7), so it is reported of the
+ * incarnation that was registered at the address that was tried: the newest map may already name
+ * its successor.
+ */
 void osd_peer_lost(void *osd, net_endpoint e, uint32_t incarnation, int why)
 {
     struct osd *o = osd;
+    uint32_t id = (uint32_t)net_endpoint_id(e);
 
-    (void)incarnation;
-    if (net_endpoint_kind(e) == NET_OSD)
-        osd_report(o, (uint32_t)net_endpoint_id(e), why == -ECONNREFUSED);
+    if (net_endpoint_kind(e) != NET_OSD || id >= o->peers_count)
+        return;
+    if (why == -ECONNREFUSED)
+        incarnation = o->peers[id].incarnation;
+    if (incarnation != 0)
+        o->config.meta->report(o->config.meta, id, incarnation, why == -ECONNREFUSED);
 }
 
 /* ---- Time ---- */
@@ -666,6 +694,7 @@ void osd_close(struct osd *o)
     hash_deinit(&o->pgs);
     hash_deinit(&o->objects);
     hash_deinit(&o->floors);
+    free(o->peers);
     free(o->changes);
     free(o->purge);
     free(o);

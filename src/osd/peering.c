@@ -172,6 +172,8 @@ static bool object_lacks(const struct peer_object *object, uint64_t stable, uint
 
 static bool peering_build(struct osd_peering *p)
 {
+    bool unreconciled = osd_mutated(p->pg->osd, OSD_MUTANT_NO_RECONCILE);
+
     p->stable = 0;
     for (uint32_t i = 0; i < p->peers_count; i++) {
         p->peers[i].chosen = p->peers[i].state == PEER_LISTED;
@@ -186,7 +188,7 @@ static bool peering_build(struct osd_peering *p)
         struct peer_object *object = container_of(pos, struct peer_object, link);
         bool differs = false;
         next = pos->next;
-        for (uint32_t i = 0; i < p->peers_count; i++)
+        for (uint32_t i = 0; i < p->peers_count && !unreconciled; i++)
             differs = differs || (p->peers[i].chosen && object_lacks(object, p->stable, i));
         if (differs) {
             list_remove(&object->link);

@@ -32,7 +32,9 @@ struct osd_pg *osd_pg_create(struct osd *o, uint64_t id)
     list_init(&pg->writes);
     list_init(&pg->reads);
     list_init(&pg->copies);
-    if (o->incarnation > 1) /* R6a: grants of earlier incarnations are forgotten, not void */
+    if (o->incarnation > 1 &&
+        !osd_mutated(o, OSD_MUTANT_NO_BOOT_GRANT)) /* R6a: grants of earlier incarnations are
+                                                      forgotten, not void */
         pg->grant_unknown_ns = o->boot_ns;
     hash_insert(&o->pgs, &pg->by_id, id);
     return pg;
@@ -75,7 +77,7 @@ uint64_t osd_pg_known(const struct osd_pg *pg)
 
 uint64_t osd_pg_stable(const struct osd_pg *pg)
 {
-    uint64_t lowest = osd_writes_lowest(pg);
+    uint64_t lowest = osd_mutated(pg->osd, OSD_MUTANT_STABLE_TOO_HIGH) ? 0 : osd_writes_lowest(pg);
 
     return lowest != 0 ? lowest - 1 : pg->version_last;
 }
@@ -128,7 +130,8 @@ uint32_t osd_pg_need(const struct osd_pg *pg, const struct store_id *id,
     }
     if (extra == 0 && id != NULL && osd_recovery_has(pg, id))
         extra = osd_recovery_member(pg);
-    if (extra != 0 && !osd_pg_in_set(pg, extra))
+    if (extra != 0 && !osd_pg_in_set(pg, extra) &&
+        !osd_mutated(pg->osd, OSD_MUTANT_JOINER_NOT_NEEDED))
         need[count++] = extra;
     return count;
 }

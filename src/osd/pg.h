@@ -64,7 +64,8 @@ struct osd_recovery;
 enum osd_use_kind {
     OSD_USE_READ,  /* not of a range with a write in flight */
     OSD_USE_WRITE, /* whole blocks: may be pipelined behind other writes */
-    OSD_USE_ALONE, /* merge of part of a block, or a copy: nothing else meanwhile */
+    OSD_USE_MERGE, /* of part of a block, then a WRITE: it reads what it then writes */
+    OSD_USE_COPY,  /* of one version: no write meanwhile */
 };
 
 struct osd_use {
@@ -258,7 +259,7 @@ struct osd_pg {
     uint64_t push_last;  /* number of the last push applied, in this incarnation */
     uint32_t store_busy; /* writes of this PG in the own store, whoever they are for */
     struct list subs;
-    struct list draining; /* struct osd_copy serving a query: waits for store_busy == 0 */
+    struct list draining; /* struct osd_sub of a query or list: waits for store_busy == 0 */
     uint32_t grants_count;
     struct osd_grant grants[OSD_GRANTS_MAX];
     uint64_t grant_unknown_ns; /* of grants that may have been given before boot, or did not fit; 0:
@@ -293,6 +294,11 @@ struct osd_floor {
     uint64_t pg, client, floor;
 };
 
+/* The incarnation an OSD had in the map that its address was last taken from. */
+struct osd_peer {
+    uint32_t incarnation;
+};
+
 struct osd {
     struct osd_config config;
     struct loop *loop;
@@ -316,6 +322,8 @@ struct osd {
     struct pool writes_pool, reads_pool, subs_pool, objects_pool, copies_pool, merges_pool;
     struct pool copy_data_pool, copy_body_pool;
     uint32_t copies_serving, sessions;
+    struct osd_peer *peers; /* by OSD id */
+    uint32_t peers_count;
     struct task task;
     struct loop_timer tick;
     uint64_t lease_next_ns;
@@ -340,7 +348,6 @@ uint32_t osd_incarnation_of(const struct osd *o, uint32_t osd); /* by the map; 0
 bool osd_is_up(const struct osd *o, uint32_t osd);
 struct osd_pg *osd_pg_find(struct osd *o, uint64_t id);
 bool osd_mutated(const struct osd *o, enum osd_mutant m);
-void osd_report(struct osd *o, uint32_t osd, bool refused);
 /* The device is of no use any more: serve nothing, tell the node. */
 void osd_fail(struct osd *o, int error, const char *why);
 /* R13, in its simple form: room in the own store beyond a reserve. */
@@ -391,12 +398,12 @@ uint64_t osd_pg_push_number(struct osd_pg *pg);
 /* Queue a use. begin() or refuse() is called exactly once, maybe before this returns. -EBUSY: too
  * many objects in use. */
 int osd_use_start(struct osd_pg *pg, const struct store_id *id, struct osd_use *u);
-/* A use that stood alone lets later writes in, as a write in flight. */
-void osd_use_narrow(struct osd_use *u, enum osd_use_kind kind);
+/* A merge that has read lets later writes in, as a write in flight. */
+void osd_use_merged(struct osd_use *u);
 void osd_use_end(struct osd_use *u);
 /* The reign ended: refuse everything that waits. */
 void osd_uses_refuse(struct osd_pg *pg, int status);
-/* Is a write of any kind in flight, or waiting? */
+/* Is anybody using it, or waiting to? */
 struct osd_object *osd_object_find(struct osd *o, const struct store_id *id);
 
 /* ---- write.c, read.c, member.c, lease.c, copy.c, peering.c, recovery.c ---- */
@@ -416,6 +423,9 @@ void osd_sub_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req);
 void osd_query_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req);
 void osd_list_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req);
 void osd_queries_drained(struct osd_pg *pg);
+/* The newest dedup records of an object above a version, at most `max`; returns how many. */
+uint32_t osd_dedups_newest(struct osd *o, const struct store_id *id, uint64_t above,
+                           struct store_dedup *out, uint32_t max);
 /* One chunk of LIST's answer from the own store. Returns its length. */
 uint32_t osd_list_encode(struct osd *o, uint64_t pg, uint64_t above, struct store_cursor *cursor,
                          uint8_t *out, uint32_t out_max, bool *more);

@@ -234,7 +234,8 @@ static void recovery_settle_unseen(struct osd_recovery *r)
         if (object->seen)
             continue;
         object->seen = true;
-        if (store_lookup(r->pg->osd->store, &object->id, &own) && own.version == object->theirs)
+        if ((store_lookup(r->pg->osd->store, &object->id, &own) && own.version == object->theirs) ||
+            osd_mutated(r->pg->osd, OSD_MUTANT_LEFTOVERS_STAY))
             recovery_object_move(r, object, RECOVERY_OBJECT_EQUAL);
     }
     r->state = RECOVERY_COPYING;
@@ -253,7 +254,9 @@ static void recovery_list_ours(struct osd_recovery *r)
         struct recovery_object *object = recovery_find(r, &own.id);
         if (object == NULL)
             object = recovery_add(r, &own.id);
-        else if (!object->seen && object->theirs == own.version && own.version != 0)
+        else if (!object->seen && own.version != 0 &&
+                 (object->theirs == own.version ||
+                  (object->theirs > own.version && osd_mutated(o, OSD_MUTANT_LEFTOVERS_STAY))))
             recovery_object_move(r, object, RECOVERY_OBJECT_EQUAL);
         object->seen = true;
     }

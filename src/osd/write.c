@@ -168,8 +168,7 @@ static void write_read_edge(struct osd_write *w, struct store_read *r, uint32_t 
     store_read_start(w->osd->store, r);
 }
 
-/* The blocks at the edges, as they are now: nobody changes the object while this write stands
- * alone. */
+/* The blocks at the edges, as they are now: nobody changes the object meanwhile. */
 static void write_start_merge(struct osd_write *w)
 {
     uint32_t last = w->block_offset + w->block_len - STORE_BLOCK;
@@ -310,7 +309,7 @@ static bool write_serve_legs(struct osd_write *w)
         struct osd_leg *leg = write_leg(w, need[i]);
         if (leg == NULL)
             continue;
-        if (leg->acked) {
+        if (leg->acked || (leg->refused && osd_mutated(o, OSD_MUTANT_ACK_BEFORE_SHRINK))) {
             acked++;
             continue;
         }
@@ -327,6 +326,7 @@ static bool write_serve_legs(struct osd_write *w)
 static void write_blame_late(struct osd_write *w, uint64_t now)
 {
     struct osd_pg *pg = w->pg;
+    struct store_id id = {w->io.image, w->io.object};
     uint32_t out[OSD_MEMBERS_MAX], count = 0;
     bool late = now >= w->sent_ns + w->osd->subwrite_ns;
     bool joiner_late = false;
@@ -337,8 +337,8 @@ static void write_blame_late(struct osd_write *w, uint64_t now)
             continue;
         if (osd_pg_in_set(pg, leg->osd))
             out[count++] = leg->osd;
-        else
-            joiner_late = true;
+        else if (leg->osd == osd_recovery_member(pg)) /* others left S, and are not waited for */
+            joiner_late = osd_recovery_has(pg, &id) || pg->pending_add != 0;
     }
     if (joiner_late && pg->pending_add == 0) {
         osd_recovery_stop(pg);
@@ -364,11 +364,8 @@ static void write_begin(struct osd_write *w)
     w->sent_ns = loop_now(o->loop);
     w->iov = (struct iovec){w->data, w->block_len};
     w->state = OSD_WRITE_REPLICATING;
-    if (w->use.kind == OSD_USE_ALONE) {
-        w->use.offset = w->block_offset;
-        w->use.len = w->block_len;
-        osd_use_narrow(&w->use, OSD_USE_WRITE);
-    }
+    if (w->use.kind == OSD_USE_MERGE)
+        osd_use_merged(&w->use);
     osd_recovery_written(pg, &id);
     write_encode(w, osd_floor(o, pg->id, w->io.client, w->io.floor));
 
@@ -409,13 +406,19 @@ static void write_on_refuse(struct osd_use *u, int status)
     loop_wake(w->osd->loop, &w->task);
 }
 
+/* Its turn may come after a candidate was promised a newer epoch: then nothing is started, not
+ * even in our own store (R3). */
 static void write_step_queued(struct osd_write *w)
 {
     if (w->refused) {
         write_leave(w, w->refuse_status);
-    } else if (w->use.begun && w->partial) {
+    } else if (!w->use.begun) {
+        return;
+    } else if (!osd_pg_acting(w->pg) && !osd_mutated(w->osd, OSD_MUTANT_OWN_STORE_UNFENCED)) {
+        write_leave(w, -EAGAIN);
+    } else if (w->partial) {
         write_start_merge(w);
-    } else if (w->use.begun) {
+    } else {
         write_begin(w);
         write_serve_legs(w);
     }
@@ -519,7 +522,7 @@ static void write_init(struct osd_write *w, struct osd_pg *pg, struct rpc_reques
     task_init(&w->task, write_step);
     list_init(&w->link);
     w->use = (struct osd_use){
-        .kind = w->partial ? OSD_USE_ALONE : OSD_USE_WRITE,
+        .kind = w->partial ? OSD_USE_MERGE : OSD_USE_WRITE,
         .offset = w->block_offset,
         .len = w->block_len,
         .begin = write_on_begin,

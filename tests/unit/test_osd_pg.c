@@ -54,6 +54,8 @@ static struct world {
     struct store_read *read;
     uint64_t version; /* of the one object */
     uint64_t dedup_client, dedup_seq;
+    uint32_t dedups_many; /* so many records above anything, of versions 1, 2, ... */
+    uint32_t reported_incarnation;
     struct request requests[REQUESTS_MAX];
     size_t requests_count;
 } * world;
@@ -119,8 +121,10 @@ uint32_t store_list(struct store *s, uint64_t pg, uint64_t above, struct store_c
 uint32_t store_dedup_list(struct store *s, const struct store_id *id, uint64_t above,
                           struct store_dedup *out, uint32_t out_max)
 {
-    (void)s, (void)id, (void)above, (void)out, (void)out_max;
-    return 0;
+    (void)s, (void)id, (void)above;
+    for (uint32_t i = 0; i < world->dedups_many && i < out_max; i++)
+        out[i] = (struct store_dedup){CLIENT, i + 1, i + 1};
+    return world->dedups_many;
 }
 
 bool store_dedup_find(struct store *s, uint64_t pg, uint64_t client, uint64_t seq,
@@ -228,7 +232,8 @@ static void world_feed_add(struct meta_access *a, struct map_feed *f)
 
 static void world_report(struct meta_access *a, uint32_t osd, uint32_t incarnation, bool refused)
 {
-    (void)a, (void)osd, (void)incarnation, (void)refused;
+    (void)a, (void)osd, (void)refused;
+    world->reported_incarnation = incarnation;
 }
 
 static void world_run(uint64_t ms)
@@ -581,6 +586,55 @@ static void a_read_waits_for_the_write_of_its_range(void **state)
     assert_true(r->answered);
 }
 
+/* The end of the read that the store was asked for. */
+static void answer_read(void)
+{
+    struct store_read *sr = world->read;
+
+    assert_non_null(sr);
+    world->read = NULL;
+    sr->result = 0;
+    sr->done(sr);
+    world_run(1);
+}
+
+static void a_read_waits_for_the_merge_of_its_range(void **state)
+{
+    (void)state;
+    activate();
+    grant_leases();
+    client_io(WIRE_OSD_WRITE, 1, 512, 512);
+    struct store_read *edge = world->read;
+    world->read = NULL;
+    struct request *r = client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK);
+    assert_null(world->read); /* else it could find what is not on every member yet */
+    world->read = edge;
+    answer_read();
+    assert_int_equal(world->writes_count, 1);
+    answer_store(0, 0);
+    answer(WIRE_SUB_WRITE, 2, 0, NULL, 0);
+    assert_null(world->read);
+    answer(WIRE_SUB_WRITE, 3, 0, NULL, 0);
+    answer_read();
+    assert_int_equal(r->status, 0);
+}
+
+static void a_merge_waits_for_a_read_of_its_range(void **state)
+{
+    (void)state;
+    activate();
+    grant_leases();
+    struct request *r = client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK);
+    struct store_read *sr = world->read;
+    world->read = NULL;
+    client_io(WIRE_OSD_WRITE, 1, 512, 512);
+    assert_null(world->read);
+    world->read = sr;
+    answer_read();
+    assert_int_equal(r->status, 0);
+    assert_non_null(world->read);
+}
+
 static void a_request_sent_again_is_executed_once(void **state)
 {
     (void)state;
@@ -628,6 +682,105 @@ static void what_the_store_did_under_an_older_epoch_is_not_acknowledged(void **s
     assert_int_equal(query->status, 0);
     assert_int_equal(sub_write(2, 6, osd_version(6, 2), osd_version(6, 1))->status, -EAGAIN);
     assert_int_equal(world->writes_count, 1);
+}
+
+/* The promise binds the primary's own store too (R3): a candidate that has asked counts on what
+ * it was told. */
+static void a_primary_starts_nothing_after_it_has_promised(void **state)
+{
+    (void)state;
+    activate();
+    grant_leases();
+    client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK);
+    struct request *w = client_write(1);
+    assert_int_equal(world->writes_count, 0); /* behind the read */
+
+    struct request *query = request(WIRE_QUERY, net_endpoint_make(NET_OSD, 2), 6);
+    osd_handle(world->osd, &query->req);
+    world_run(1);
+    assert_true(query->answered);
+    answer_read();
+    assert_int_equal(world->writes_count, 0);
+
+    world->pg.epoch = 6;
+    world->pg.primary = 2;
+    world->pg.active = false;
+    world_publish();
+    assert_int_equal(world->writes_count, 0);
+    assert_int_equal(w->status, -EAGAIN);
+}
+
+/* What is only on its way to the device may still be lost: who is asked what it holds must not
+ * name it. */
+static void a_list_waits_for_what_is_on_its_way_to_the_device(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world_publish();
+    sub_write(2, 6, osd_version(6, 1), 0);
+    assert_int_equal(world->writes_count, 1);
+
+    struct request *list = request(WIRE_LIST, net_endpoint_make(NET_OSD, 2), 7);
+    list->req.body.len = WIRE_LIST_SIZE;
+    osd_handle(world->osd, &list->req);
+    world_run(1);
+    assert_false(list->answered);
+    answer_store(0, 0);
+    assert_true(list->answered);
+    assert_int_equal(list->status, 0);
+}
+
+static void of_many_dedup_records_the_newest_are_listed(void **state)
+{
+    uint8_t *chunk = mem_zalloc(OSD_LIST_CHUNK);
+    struct store_cursor cursor = {.pg = PG_ID};
+    bool more;
+
+    (void)state;
+    world->version = 5000;
+    world->dedups_many = 5000;
+    osd_list_encode(world->osd, PG_ID, 0, &cursor, chunk, OSD_LIST_CHUNK, &more);
+    uint32_t count = get_u32(chunk + WIRE_LIST_HEAD + 28);
+    assert_int_equal(count, 1024);
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t version =
+            get_u64(chunk + WIRE_LIST_HEAD + WIRE_LIST_ITEM + i * WIRE_DEDUP_SIZE + 16);
+        least = version < least ? version : least;
+    }
+    assert_int_equal(least, 5000 - 1024 + 1);
+    free(chunk);
+}
+
+/* R7: it proves that the life which was registered there is over, and says nothing of the next. */
+static void a_refused_connection_is_about_the_life_at_that_address(void **state)
+{
+    struct loop_addr addr;
+
+    (void)state;
+    assert_int_equal(osd_resolve(world->osd, net_endpoint_make(NET_OSD, 2), &addr), 0);
+    world->osds[1].incarnation = 2;
+    world_publish();
+    osd_peer_lost(world->osd, net_endpoint_make(NET_OSD, 2), 0, -ECONNREFUSED);
+    assert_int_equal(world->reported_incarnation, 1);
+}
+
+static void a_member_that_left_does_not_end_the_recovery_that_brings_it_back(void **state)
+{
+    (void)state;
+    activate();
+    client_write(1);
+    answer_store(0, 0);
+    answer(WIRE_SUB_WRITE, 3, -ECONNREFUSED, NULL, 0);
+    answer_proposal();
+    world->pg.epoch = 6;
+    world->pg.set_count = 2;
+    world_publish();
+    world_run(30);
+    assert_non_null(call_to(WIRE_LIST, 3));
+    world_run(1500); /* the write waits for OSD 2, and S cannot be smaller */
+    assert_non_null(call_to(WIRE_LIST, 3));
 }
 
 static void a_sub_write_out_of_order_is_refused(void **state)
@@ -714,9 +867,16 @@ int main(void)
         TEST(a_write_in_flight_is_sent_again_under_the_new_epoch_with_its_old_version),
         TEST(a_read_needs_a_lease_of_every_member),
         TEST(a_read_waits_for_the_write_of_its_range),
+        TEST(a_read_waits_for_the_merge_of_its_range),
+        TEST(a_merge_waits_for_a_read_of_its_range),
         TEST(a_request_sent_again_is_executed_once),
         TEST(a_request_below_the_floor_is_never_executed),
         TEST(what_the_store_did_under_an_older_epoch_is_not_acknowledged),
+        TEST(a_primary_starts_nothing_after_it_has_promised),
+        TEST(a_list_waits_for_what_is_on_its_way_to_the_device),
+        TEST(of_many_dedup_records_the_newest_are_listed),
+        TEST(a_refused_connection_is_about_the_life_at_that_address),
+        TEST(a_member_that_left_does_not_end_the_recovery_that_brings_it_back),
         TEST(a_sub_write_out_of_order_is_refused),
         TEST(an_older_incarnation_is_refused),
         TEST(a_deposed_primary_answers_nothing_with_success),
