@@ -6,8 +6,8 @@ PACKAGES_BUILD="gcc libc6-dev cmake ninja-build pkg-config liburing-dev libisal-
 libraft-dev libuv1-dev libsqlite3-dev libmsgpack-dev libjansson-dev libmicrohttpd-dev
 libcurl4-gnutls-dev libinih-dev"
 PACKAGES_SHOW="qemu-utils e2fsprogs jq procps"
-PACKAGES_TEST="libcmocka-dev clang-14 llvm-14 libclang-rt-14-dev binutils python3 fio libnbd-bin nbdkit
-util-linux iproute2"
+PACKAGES_TEST="libcmocka-dev clang-14 llvm-14 libclang-rt-14-dev clang-format-14 binutils python3 fio libnbd-bin
+nbdkit qemu-system-common util-linux iproute2"
 
 # packages_install WHAT PACKAGE...: installs those that are missing, says so first, and lets none of
 # them start a service meanwhile.
