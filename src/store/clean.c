@@ -45,15 +45,10 @@ static void clean_want(struct store *s)
     uint64_t bytes = 0;
     uint32_t count = 0;
 
-    for (struct list *l = s->age.next, *next; l != &s->age; l = next) {
+    list_for_each (l, &s->age) {
         struct object *o = container_of(l, struct object, in_age);
-        next = l->next;
         if (bytes >= CLEAN_GROUP_BYTES || count == CLEAN_GROUP_MAX)
             return;
-        if (o->trimmed) {
-            object_free(s, o);
-            continue;
-        }
         list_push(&s->wanted, &o->in_wanted);
         bytes += object_bytes(o);
         count++;

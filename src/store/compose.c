@@ -109,7 +109,7 @@ static uint64_t composer_put(struct composer *c, uint64_t seq, const uint8_t *re
 struct draft {
     struct record_head head;
     uint64_t touched[STORE_BLOCKS_MAX / 64]; /* blocks that a waiting write changed */
-    bool copy;                               /* all else is durable (S7) */
+    bool settled;                            /* all else is durable */
 };
 
 static void draft_touch(struct draft *d, uint32_t first, uint32_t count)
@@ -160,10 +160,14 @@ static uint32_t object_dedups_applied(const struct object *o)
     return count;
 }
 
-/* What kind of record the waiting writes make, and what it must name. */
+/*
+ * What kind of record the waiting writes make, and what it must name. Dedup records that a floor
+ * has dropped from memory are still in the ring: a full record comes before a restart could find
+ * more of them than a record holds.
+ */
 static void draft_init(struct draft *d, const struct object *o, bool copy)
 {
-    *d = (struct draft){.copy = copy};
+    *d = (struct draft){.settled = list_empty(&o->records)};
     d->head = (struct record_head){
         .kind = RECORD_DELTA,
         .flags = RECORD_KEEP,
@@ -178,7 +182,7 @@ static void draft_init(struct draft *d, const struct object *o, bool copy)
         d->head.flags = 0;
         d->head.version = 0;
         d->head.dedups_count = 0;
-    } else if (o->full_needed || copy || d->head.dedups_count > RECORD_DEDUPS_MAX) {
+    } else if (o->full_needed || copy || o->next_dedups > RECORD_DEDUPS_MAX) {
         d->head.kind = RECORD_FULL;
         d->head.flags = o->deleted ? RECORD_DELETED : 0;
         d->head.dedups_count = object_dedups_applied(o);
@@ -193,7 +197,7 @@ static bool draft_names(const struct draft *d, const struct object *o, uint32_t 
 {
     bool touched = draft_is_touched(d, block);
 
-    *settled = d->copy && !touched;
+    *settled = d->settled && !touched;
     switch (d->head.kind) {
     case RECORD_FULL:
         return object_slot(o, block) != 0;
@@ -338,15 +342,15 @@ static bool compose_record(struct composer *c, struct object *o, bool copy)
     r->purge = d.head.kind == RECORD_PURGE;
     r->first_block = composer_put(c, r->seq, s->scratch, len);
     r->last_block = c->b->first + c->b->count - 1;
-    r->pin = r->first_block;
-    if ((r->full || r->purge) && o->full_done != 0)
-        r->pin = o->full_done;
     list_init(&r->in_flight);
+    list_init(&r->in_undurable);
     list_init(&r->in_object);
     list_init(&r->writes);
     list_push(&s->records, &r->in_flight);
     list_push(&o->records, &r->in_object);
     record_take_writes(s, r, o);
+    if (r->undurable > 0)
+        list_push(&s->undurable, &r->in_undurable);
     list_remove(&o->in_wanted);
     if (r->full)
         object_has_full(s, o, r, d.head.dedups_count);
@@ -378,12 +382,14 @@ static void compose_copies(struct composer *c)
 
     if (!clean_is_ready(s))
         return;
+    if (ring_used(s) + STORE_START_RESERVE >= s->super.ring_blocks)
+        return;
     c->blocks_max = s->super.ring_blocks - STORE_START_RESERVE - ring_used(s);
     while (!list_empty(&s->wanted)) {
         struct object *o = container_of(s->wanted.next, struct object, in_wanted);
         if (o->trimmed)
-            object_free(s, o);
-        else if (!compose_record(c, o, true))
+            object_forget(o);
+        if (!compose_record(c, o, true))
             return;
     }
 }

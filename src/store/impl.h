@@ -47,7 +47,8 @@ struct block {
 
 struct object {
     struct hash_link by_id;
-    struct list in_age;    /* store.age: by its newest full record, oldest first */
+    struct list in_age;    /* store.age: by its newest full record that is composed */
+    struct list in_done;   /* store.done: by its newest full record that is acked */
     struct list in_wanted; /* store.wanted: cleaning waits to copy it */
     struct store_id id;
     struct pg *pg;
@@ -64,16 +65,19 @@ struct object {
     uint32_t blocks_capacity, blocks_count;
     uint32_t dedups_count;
     uint32_t deferred;
-    uint32_t bytes_counted; /* in store.live_bytes */
-    uint32_t bytes_ring;    /* in store.ring_bytes: what a restart may find of it, at most */
+    uint32_t promised_dedups; /* of deferred writes, not in the list yet */
+    uint32_t bytes_counted;   /* in store.live_bytes */
+    uint32_t bytes_ring;      /* in store.ring_bytes: what a restart may find of it, at most */
     uint32_t ring_blocks, ring_dedups; /* that bytes_ring stands for */
-    uint32_t next_blocks, next_dedups; /* … once the newest full record is acked */
+    uint32_t next_blocks, next_dedups; /* … once the newest full record is acked: its own, and all
+                                          that came since */
     bool deleted, deleted_visible;
-    bool gone;        /* purged, or not made yet: no look-up finds it */
-    bool trimmed;     /* a tombstone that is forgotten, but still lies in the ring */
-    bool full_needed; /* there is no record to put a delta on */
-    bool headless;    /* at start: only deltas so far; a full record must follow */
-    bool broken;      /* at start: a record of it was dropped, and so are all later ones (S2) */
+    bool gone;         /* purged, or not made yet */
+    bool gone_visible; /* no look-up finds it: gone or trimmed, with deferred writes */
+    bool trimmed;      /* a tombstone nobody sees any more; cleaning purges it */
+    bool full_needed;  /* there is no record to put a delta on */
+    bool headless;     /* at start: only deltas so far; a full record must follow */
+    bool broken;       /* at start: a record of it was dropped, and so are all later ones (S2) */
     bool counted_object, counted_tombstone;
 };
 
@@ -141,9 +145,9 @@ struct record {
     struct list writes; /* struct store_write.object_link: answered together */
     uint64_t seq;
     uint64_t first_block, last_block;
-    uint64_t pin;       /* the tail may not pass this block (S6) */
-    uint32_t unwritten; /* writes whose data is not on the device */
-    uint32_t undurable; /* … not durable */
+    struct list in_undurable; /* store.undurable, by seq */
+    uint32_t unwritten;       /* writes whose data is not on the device */
+    uint32_t undurable;       /* … not durable */
     bool full, purge;
 };
 
@@ -187,7 +191,8 @@ struct store {
     /* Index. */
     struct hash objects, pgs, dedups, clients, images;
     struct list pgs_list;
-    struct list age;
+    struct list age;  /* oldest first: what cleaning takes next */
+    struct list done; /* oldest first: where the tail stays (S6) */
     struct list wanted;
     bool cleaning;
     bool queue_blocked;    /* a record found no room in the ring */
@@ -219,7 +224,8 @@ struct store {
 
     /* Ring. */
     struct pool records_pool;
-    struct list records;
+    struct list records;   /* composed, not acked */
+    struct list undurable; /* of them, those whose data is not durable */
     struct batch batches_all[STORE_BATCHES];
     struct list batches;   /* not FREE */
     uint8_t *scratch;      /* one record */
@@ -272,6 +278,7 @@ uint32_t object_set_block(struct store *s, struct object *o, uint32_t block, uin
                           uint32_t crc);
 /* What a restart may find of `o`: after a change of ring_blocks or ring_dedups. */
 void object_account_ring(struct store *s, struct object *o);
+void object_forget(struct object *o);
 void object_drop_if_idle(struct store *s, struct object *o);
 void object_free(struct store *s, struct object *o);
 
@@ -306,6 +313,7 @@ uint64_t ring_used(const struct store *s); /* blocks that may not be written to 
 bool ring_has_room(const struct store *s, uint64_t blocks, uint64_t bytes);
 uint64_t ring_mark(const struct store *s);
 uint64_t ring_tail(const struct store *s, uint64_t first_new); /* where the tail may be now */
+void record_write_durable(struct record *r);
 void ring_submit(struct store *s, struct batch *b);
 void ring_take_durable(struct store *s);
 void ring_ack(struct store *s);

@@ -25,6 +25,7 @@ void index_init(struct store *s)
     hash_init(&s->images, 64);
     list_init(&s->pgs_list);
     list_init(&s->age);
+    list_init(&s->done);
     list_init(&s->wanted);
 }
 
@@ -138,7 +139,9 @@ struct object *object_get(struct store *s, const struct store_id *id, uint64_t p
     o->full_needed = true;
     o->deleted = true;
     o->deleted_visible = true;
+    o->gone_visible = true;
     list_init(&o->in_age);
+    list_init(&o->in_done);
     list_init(&o->in_wanted);
     list_init(&o->dedups);
     list_init(&o->waiting);
@@ -151,7 +154,7 @@ struct object *object_get(struct store *s, const struct store_id *id, uint64_t p
 
 bool object_is_hidden(const struct object *o)
 {
-    return (o->gone || o->trimmed) && o->deferred == 0;
+    return o->gone_visible;
 }
 
 uint32_t object_bytes(const struct object *o)
@@ -177,6 +180,7 @@ void object_account(struct store *s, struct object *o)
     if (o->deferred == 0) {
         o->version_visible = o->version;
         o->deleted_visible = o->deleted;
+        o->gone_visible = o->gone || o->trimmed;
     }
     if (o->ring_blocks < o->blocks_count)
         o->ring_blocks = o->blocks_count;
@@ -258,16 +262,27 @@ uint32_t object_set_block(struct store *s, struct object *o, uint32_t block, uin
 void object_free(struct store *s, struct object *o)
 {
     check(o->blocks_count == 0 && list_empty(&o->dedups));
-    check(o->gone || o->trimmed);
+    check(o->gone && o->deferred == 0);
 
     object_set_ring_bytes(s, o, 0);
     list_remove(&o->in_age);
+    list_remove(&o->in_done);
     list_remove(&o->in_wanted);
     hash_remove(&s->objects, &o->by_id);
     pg_remove(o);
     s->blocks_capacity_total -= o->blocks_capacity;
     free(o->blocks);
     free(o);
+}
+
+/* A tombstone that was trimmed becomes a purged object, with a record that says so. */
+void object_forget(struct object *o)
+{
+    check(o->trimmed && o->blocks_count == 0);
+
+    o->trimmed = false;
+    o->gone = true;
+    o->full_needed = true;
 }
 
 /* A purged object stays while records of it are not acked or a write waits for it. */
@@ -369,8 +384,11 @@ uint64_t store_image_blocks(struct store *s, uint64_t image)
     return l == NULL ? 0 : container_of(l, struct image, by_id)->blocks;
 }
 
-/* A forgotten tombstone leaves memory when cleaning would copy it; until then it may come back
- * with a restart, and its place in the ring is accounted for. */
+/*
+ * A forgotten tombstone leaves memory when cleaning comes to it, with a purge in place of the copy:
+ * it may be a delta, and the tail must not pass the full record below without another word. Until
+ * then a restart may bring it back, and its place in the ring is accounted for.
+ */
 void store_trim(struct store *s, uint64_t pg_id, uint64_t floor)
 {
     struct pg *pg = pg_find(s, pg_id);

@@ -195,6 +195,8 @@ static void replay_full(struct replay *r, struct object *o)
     o->full_done = r->first_block;
     list_remove(&o->in_age);
     list_push(&s->age, &o->in_age);
+    list_remove(&o->in_done);
+    list_push(&s->done, &o->in_done);
     replay_blocks(r, o);
     replay_dedups(r, o);
 }
@@ -222,6 +224,7 @@ static void replay_purge(struct replay *r, struct object *o)
     object_clear(r->s, o);
     dedup_drop_above(r->s, o, 0, true);
     list_remove(&o->in_age);
+    list_remove(&o->in_done);
     o->gone = true;
     o->full_needed = true;
     o->version = 0;
@@ -230,7 +233,8 @@ static void replay_purge(struct replay *r, struct object *o)
     o->full_done = 0;
 }
 
-static void replay_drop(struct replay *r)
+/* None of its later records counts. */
+static void replay_lose(struct replay *r)
 {
     struct object *o = object_find(r->s, &r->head.id);
 
@@ -238,17 +242,22 @@ static void replay_drop(struct replay *r)
         o = object_get(r->s, &r->head.id, r->head.pg);
     if (!o->broken)
         replay_break(r, o);
-    seqs_add(&r->dropped, r->seq);
 }
 
 void replay_apply(struct replay *r, bool matches)
 {
     struct store *s = r->s;
 
-    if (seqs_has(&r->named, r->seq))
+    if (seqs_has(&r->named, r->seq)) {
+        /* Beyond the mark: the start that named it did not come to its end, and may have had more
+         * of this object to name. */
+        if (r->seq > r->mark)
+            replay_lose(r);
         return;
+    }
     if (!matches || replay_is_dropped(r)) {
-        replay_drop(r);
+        replay_lose(r);
+        seqs_add(&r->dropped, r->seq);
         return;
     }
     struct object *o = object_get(s, &r->head.id, r->head.pg);

@@ -16,6 +16,7 @@
 void ring_init(struct store *s)
 {
     list_init(&s->records);
+    list_init(&s->undurable);
     list_init(&s->batches);
     pool_init(&s->records_pool, STORE_RECORDS_MAX, sizeof(struct record), 64);
     s->scratch = mem_alloc_aligned(RECORD_BYTES_MAX, 64);
@@ -50,31 +51,43 @@ bool ring_has_room(const struct store *s, uint64_t blocks, uint64_t bytes)
 
 uint64_t ring_mark(const struct store *s)
 {
-    list_for_each (l, &s->records) {
-        const struct record *r = container_of(l, struct record, in_flight);
-        if (r->undurable > 0)
-            return r->seq - 1;
-    }
-    return s->seq_last;
+    if (list_empty(&s->undurable))
+        return s->seq_last;
+    return container_of(s->undurable.next, struct record, in_undurable)->seq - 1;
 }
 
+/*
+ * Not beyond a record in flight, and not beyond the newest full record of an object that is acked:
+ * a later one that is in flight may come to nothing, with all its object's later records.
+ */
 uint64_t ring_tail(const struct store *s, uint64_t first_new)
 {
     uint64_t tail = first_new;
 
-    if (!list_empty(&s->age)) {
-        const struct object *o = container_of(s->age.next, struct object, in_age);
-        if (o->full_newest < tail)
-            tail = o->full_newest;
+    if (store_mutated(s, STORE_MUTANT_TAIL_EARLY)) {
+        if (!list_empty(&s->age))
+            tail = container_of(s->age.next, struct object, in_age)->full_newest;
+        return tail < first_new ? tail : first_new;
     }
-    if (store_mutated(s, STORE_MUTANT_TAIL_EARLY))
-        return tail;
-    list_for_each (l, &s->records) {
-        const struct record *r = container_of(l, struct record, in_flight);
-        if (r->pin < tail)
-            tail = r->pin;
+    if (!list_empty(&s->records)) {
+        const struct record *r = container_of(s->records.next, struct record, in_flight);
+        if (r->first_block < tail)
+            tail = r->first_block;
+    }
+    if (!list_empty(&s->done)) {
+        const struct object *o = container_of(s->done.next, struct object, in_done);
+        if (o->full_done < tail)
+            tail = o->full_done;
     }
     return tail;
+}
+
+/* One write less whose data is not durable. */
+void record_write_durable(struct record *r)
+{
+    r->undurable--;
+    if (r->undurable == 0)
+        list_remove(&r->in_undurable);
 }
 
 /* ---- To the device ---- */
@@ -185,7 +198,7 @@ void ring_take_durable(struct store *s)
         struct record *r = w->record;
         w->data_durable = true;
         if (r != NULL)
-            r->undurable--;
+            record_write_durable(r);
     }
     while (!list_empty(&s->batches)) {
         struct batch *b = container_of(s->batches.next, struct batch, link);
@@ -212,8 +225,12 @@ static void record_ack(struct store *s, struct record *r)
         s->writes_count--;
         list_push(&s->finished, &w->link);
     }
-    if (r->full || r->purge)
+    if (r->full || r->purge) {
         o->full_done = r->full ? r->first_block : 0;
+        list_remove(&o->in_done);
+        if (r->full)
+            list_push(&s->done, &o->in_done);
+    }
     if (r->first_block == o->full_newest) { /* what came before it is found no more */
         o->ring_blocks = o->next_blocks;
         o->ring_dedups = o->next_dedups;

@@ -63,7 +63,7 @@ static int write_admit(struct store *s, struct store_write *w, const struct obje
 {
     uint32_t slots = write_new_slots(w, o);
     uint32_t bytes = write_new_bytes(w, o, slots);
-    uint32_t dedups = write_dedups(w);
+    uint32_t dedups = write_dedups(w), had = o == NULL ? 0 : o->dedups_count + o->promised_dedups;
     /* What takes no slots may use up the last of the ring's room: deletes go through. */
     uint64_t limit = w->kind == STORE_WRITE ? s->live_limit - s->live_limit / 16 : s->live_limit;
 
@@ -73,7 +73,7 @@ static int write_admit(struct store *s, struct store_write *w, const struct obje
         return -ENOSPC;
     if (bytes > 0 && s->live_bytes + s->promised_bytes + bytes > limit)
         return -ENOSPC;
-    if (dedups > 0 && (o == NULL ? 0 : o->dedups_count) + dedups > RECORD_DEDUPS_MAX)
+    if (dedups > RECORD_DEDUPS_MAX || (dedups > 0 && had + dedups > RECORD_DEDUPS_MAX))
         return -ENOSPC;
     w->promised_slots = slots;
     w->promised_bytes = bytes;
@@ -234,7 +234,7 @@ void write_data_done(struct store_write *w)
     }
     w->data_durable = true;
     if (record != NULL)
-        record->undurable--;
+        record_write_durable(record);
 }
 
 static void write_apply(struct store *s, struct store_write *w)
@@ -301,6 +301,8 @@ static void write_defer(struct store *s, struct store_write *w, struct object *o
     o->deferred++;
     s->promised_slots += w->promised_slots;
     s->promised_bytes += w->promised_bytes;
+    o->promised_dedups += w->dedups_count;
+    o->gone_visible = w->kind == STORE_PURGE;
     if (w->kind != STORE_DEDUP) {
         bool purged = w->kind == STORE_PURGE;
         o->version_visible = purged ? 0 : w->version;
@@ -358,6 +360,7 @@ void writes_run_deferred(struct store *s)
         o->deferred--;
         s->promised_slots -= w->promised_slots;
         s->promised_bytes -= w->promised_bytes;
+        o->promised_dedups -= w->dedups_count;
         write_apply(s, w);
     }
 }
