@@ -25,7 +25,8 @@ struct world;
 /* Somebody who is shown maps. */
 struct viewer {
     struct map_feed feed;
-    uint64_t revision; /* of the last map */
+    const struct map *map; /* the last one */
+    uint64_t revision;     /* its */
     uint32_t maps;
 };
 
@@ -77,6 +78,7 @@ static void viewer_on_map(struct map_feed *f, const struct map *map)
     struct viewer *v = container_of(f, struct viewer, feed);
 
     assert_true(map->revision > v->revision);
+    v->map = map;
     v->revision = map->revision;
     v->maps++;
 }
@@ -918,11 +920,29 @@ static void client_open(struct world *w)
     viewer_start(&c->viewer, c->loop, meta_remote_access(c->remote));
 }
 
+static void assert_same_map(const struct map *a, const struct map *b)
+{
+    assert_int_equal(a->client_last, b->client_last);
+    assert_int_equal(a->nodes_count, b->nodes_count);
+    assert_int_equal(a->osds_count, b->osds_count);
+    assert_int_equal(a->pgs_count, b->pgs_count);
+    assert_int_equal(a->clients_count, b->clients_count);
+    assert_memory_equal(a->nodes, b->nodes, a->nodes_count * sizeof(*a->nodes));
+    assert_memory_equal(a->osds, b->osds, a->osds_count * sizeof(*a->osds));
+    assert_memory_equal(a->pgs, b->pgs, a->pgs_count * sizeof(*a->pgs));
+    assert_memory_equal(a->clients, b->clients, a->clients_count * sizeof(*a->clients));
+}
+
+/* It is shown what the leader shows: of one revision, the same rows. */
 static bool client_is_level(void *arg)
 {
     struct world *w = arg;
     struct node *leader = world_leader(w);
-    return leader != NULL && meta_map(leader->meta)->revision == w->client.viewer.revision;
+
+    if (leader == NULL || meta_map(leader->meta)->revision != w->client.viewer.revision)
+        return false;
+    assert_same_map(w->client.viewer.map, meta_map(leader->meta));
+    return true;
 }
 
 static void a_client_sees_every_change_and_never_an_older_state(void **unused)
@@ -1090,6 +1110,35 @@ static void world_open_with_osds(struct world *w, uint64_t seed)
     assert_true(within(w, 5000, pool_is_made, w));
     await_level(w);
     activate_pgs(w);
+}
+
+/* More rows than a node remembers to have been touched, and a client that missed them all. */
+static void a_client_that_missed_more_than_is_remembered_gets_everything(void **unused)
+{
+    (void)unused;
+    struct world w;
+    struct meta_command pool = {.kind = META_POOL_CREATE,
+                                .name = "large",
+                                .replicas = 1,
+                                .min_size = 1,
+                                .pg_count = WATCH_LOG_MAX + 1000,
+                                .object_size = 4096};
+    world_init(&w, 17, 1);
+    world_found(&w);
+    client_open(&w);
+    assert_true(within(&w, 10000, client_is_level, &w));
+
+    sim_net_cut(w.sim, 1, CLIENT_HOST, true);
+    sim_net_cut(w.sim, CLIENT_HOST, 1, true);
+    node_add_osd(&w.nodes[1]);
+    assert_int_equal(node_command(&w.nodes[1], &pool).code, 0);
+    assert_int_equal(meta_map(w.nodes[1].meta)->pgs_count, pool.pg_count);
+    sim_net_heal_all(w.sim);
+    assert_true(within(&w, 20000, client_is_level, &w));
+    assert_int_equal(w.client.viewer.map->pgs_count, pool.pg_count);
+    add_client(&w.nodes[1]);
+    assert_true(within(&w, 20000, client_is_level, &w));
+    world_deinit(&w);
 }
 
 struct wait_osd {
@@ -1480,6 +1529,7 @@ int main(void)
         cmocka_unit_test(a_client_is_told_of_a_change_at_once),
         cmocka_unit_test(a_client_that_was_cut_off_catches_up_from_whoever_is_there),
         cmocka_unit_test(a_standby_that_the_leader_cannot_reach_follows_another_node),
+        cmocka_unit_test(a_client_that_missed_more_than_is_remembered_gets_everything),
         cmocka_unit_test(an_osd_whose_process_is_killed_is_dead_at_once),
         cmocka_unit_test(an_osd_whose_host_is_silent_is_down_after_a_while_and_not_dead),
         cmocka_unit_test(a_new_leader_blames_nobody_for_the_time_before_it),
