@@ -346,6 +346,21 @@ static void primaries_go_home_slowly_and_only_when_all_is_whole(void **unused)
     world_close(&w);
 }
 
+static void a_switch_that_makes_nothing_more_even_is_not_made(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_open(&w, 3);
+    add_pgs(&w);
+    w.pgs[0].primary = 2; /* 0 and 1 have each other's */
+    w.pgs[1].primary = 1;
+    for (uint32_t i = 0; i < 100; i++) {
+        pass_ms(&w, 100);
+        assert_int_equal(w.out.changes_count, 0);
+    }
+    world_close(&w);
+}
+
 static void rows_of_who_will_not_come_back_are_forgotten(void **unused)
 {
     (void)unused;
@@ -476,6 +491,7 @@ int main(void)
         cmocka_unit_test(a_refusal_that_somebody_reports_counts_at_once_for_that_life),
         cmocka_unit_test(the_first_pool_waits_for_as_many_hosts_as_replicas),
         cmocka_unit_test(primaries_go_home_slowly_and_only_when_all_is_whole),
+        cmocka_unit_test(a_switch_that_makes_nothing_more_even_is_not_made),
         cmocka_unit_test(rows_of_who_will_not_come_back_are_forgotten),
         cmocka_unit_test(voters_are_one_three_or_five_and_two_stand_by),
         cmocka_unit_test(a_voter_that_is_silent_for_long_is_replaced),
