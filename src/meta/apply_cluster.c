@@ -132,6 +132,20 @@ void apply_node_set(struct meta_state *s, const struct meta_command *c, struct m
 
 /* ---- Clients ---- */
 
+/*
+ * Tools come and go and say no goodbye; nobody else knows when one has gone. So when there is no
+ * room, the oldest goes, fenced: if it lives, it is refused and takes a new id.
+ */
+static bool make_room_for_client(struct meta_state *s)
+{
+    if (state_clients_count(s) < META_CLIENTS_MAX)
+        return true;
+    uint64_t oldest = state_client_oldest_tool(s);
+    if (oldest != 0)
+        state_client_delete(s, oldest);
+    return oldest != 0;
+}
+
 void apply_client_add(struct meta_state *s, const struct meta_command *c, struct meta_result *r)
 {
     struct state_client client;
@@ -145,7 +159,7 @@ void apply_client_add(struct meta_state *s, const struct meta_command *c, struct
         r->id = client.map.id;
         return;
     }
-    if (state_clients_count(s) >= META_CLIENTS_MAX) {
+    if (!make_room_for_client(s)) {
         meta_result_set(r, -ENOSPC, "a cluster has at most %d clients", META_CLIENTS_MAX);
         return;
     }

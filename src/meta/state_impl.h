@@ -99,6 +99,8 @@ bool state_client_by_join(struct meta_state *s, const uint8_t join_id[16],
 void state_client_put(struct meta_state *s, const struct state_client *c);
 void state_client_delete(struct meta_state *s, uint64_t id);
 uint32_t state_clients_count(struct meta_state *s);
+/* The oldest client that belongs to no node; 0: there is none. */
+uint64_t state_client_oldest_tool(struct meta_state *s);
 /* Ids, ascending, of clients of a node registered under an incarnation below this; free() them. */
 uint64_t *state_clients_before(struct meta_state *s, uint32_t node, uint32_t incarnation,
                                uint32_t *count);

@@ -75,6 +75,7 @@ enum query {
     Q_CLIENT_DELETE,
     Q_CLIENT_COUNT,
     Q_CLIENT_BEFORE,
+    Q_CLIENT_OLDEST,
     Q_REQUEST_GET,
     Q_REQUEST_PUT,
     Q_REQUEST_PRUNE,
@@ -131,6 +132,7 @@ static const char *const queries[Q_COUNT] = {
     [Q_CLIENT_COUNT] = "SELECT COUNT(*) FROM client",
     [Q_CLIENT_BEFORE] = "SELECT id FROM client WHERE node = ? AND node_incarnation < ?"
                         " ORDER BY id",
+    [Q_CLIENT_OLDEST] = "SELECT id FROM client WHERE node = 0 ORDER BY id LIMIT 1",
     [Q_REQUEST_GET] = "SELECT code, revision, result, message FROM request WHERE id = ?",
     [Q_REQUEST_PUT] = "INSERT INTO request VALUES(?, ?, ?, ?, ?, ?)",
     [Q_REQUEST_PRUNE] = "DELETE FROM request WHERE n <= ?",
@@ -860,6 +862,15 @@ uint64_t *state_clients_before(struct meta_state *s, uint32_t node, uint32_t inc
     bind_u64(st, 1, node);
     bind_u64(st, 2, incarnation);
     return ids_of(st, count);
+}
+
+uint64_t state_client_oldest_tool(struct meta_state *s)
+{
+    sqlite3_stmt *st = query(s, Q_CLIENT_OLDEST);
+    uint64_t id = step(st) ? col_u64(st, 0) : 0;
+
+    finish(st);
+    return id;
 }
 
 /* ---- request ---- */

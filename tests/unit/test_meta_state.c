@@ -354,6 +354,52 @@ static void a_client_that_asks_twice_gets_one_id(void **unused)
     world_close(&w);
 }
 
+/* Many of them in each entry. */
+static void add_clients(struct world *w, uint32_t node, uint32_t count)
+{
+    static uint8_t buf[256 << 10];
+    struct meta_command c = {.kind = META_CLIENT_ADD, .node = node};
+    struct pack p;
+
+    while (count > 0) {
+        uint32_t batch = count < META_BATCH_MAX ? count : META_BATCH_MAX;
+        pack_init(&p, buf, sizeof(buf));
+        meta_entry_begin(&p);
+        for (uint32_t i = 0; i < batch; i++)
+            meta_command_encode(&p, &c);
+        meta_entry_end(&p, batch);
+        assert_false(p.failed);
+        apply_bytes(w, p.base, p.len);
+        count -= batch;
+    }
+}
+
+static void the_oldest_tool_makes_room_for_a_new_client_and_no_node_does(void **unused)
+{
+    (void)unused;
+    struct world w;
+    struct state_client client;
+    world_open(&w);
+    init(&w, 3);
+    add_node(&w, "a");
+    add_clients(&w, 1, META_CLIENTS_MAX - 2);
+    add_clients(&w, 0, 2);
+    assert_int_equal(w.result.code, 0);
+    assert_int_equal(w.result.id, META_CLIENTS_MAX);
+
+    for (uint32_t i = 1; i <= 2; i++) {
+        struct meta_command add = {.kind = META_CLIENT_ADD, .node = 1};
+        assert_int_equal(apply(&w, &add)->code, 0);
+        assert_int_equal(w.result.id, META_CLIENTS_MAX + i);
+        assert_false(state_client_get(w.state, META_CLIENTS_MAX - 2 + i, &client)); /* fenced */
+        assert_true(state_client_get(w.state, 1, &client));
+        assert_int_equal(state_clients_count(w.state), META_CLIENTS_MAX);
+    }
+    struct meta_command add = {.kind = META_CLIENT_ADD};
+    assert_int_equal(apply(&w, &add)->code, -ENOSPC);
+    world_close(&w);
+}
+
 /* ---- OSDs ---- */
 
 static void an_incarnation_is_registered_once(void **unused)
@@ -1154,6 +1200,7 @@ int main(void)
         cmocka_unit_test(only_the_last_results_are_kept),
         cmocka_unit_test(clients_of_an_older_life_of_a_node_are_fenced),
         cmocka_unit_test(a_client_that_asks_twice_gets_one_id),
+        cmocka_unit_test(the_oldest_tool_makes_room_for_a_new_client_and_no_node_does),
         cmocka_unit_test(an_incarnation_is_registered_once),
         cmocka_unit_test(a_life_taken_for_down_may_go_on_and_one_known_dead_may_not),
         cmocka_unit_test(the_same_store_is_added_once),
