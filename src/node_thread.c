@@ -3,6 +3,12 @@
 #include <errno.h>
 #include <time.h>
 
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#else
+#define __tsan_acquire(address) ((void)(address))
+#endif
+
 static void *thread_main(void *arg)
 {
     struct node_thread *t = arg;
@@ -81,5 +87,7 @@ bool node_sem_wait(sem_t *sem, uint32_t ms)
     int result;
     while ((result = sem_clockwait(sem, CLOCK_MONOTONIC, &end)) < 0 && errno == EINTR)
         ;
+    if (result == 0)
+        __tsan_acquire(sem); /* it knows sem_post(), but not sem_clockwait() */
     return result == 0;
 }
