@@ -93,6 +93,7 @@ static void fsm_leading(void *arg, bool leading)
 {
     struct meta *m = arg;
 
+    m->step_down_until_ns = 0;
     duties_lead(&m->duties, leading);
     meta_lead_want_peers(m);
     if (!leading)
@@ -347,6 +348,27 @@ static struct meta_batch *free_batch(struct meta *m)
     return NULL;
 }
 
+/*
+ * The successor refuses the lead while it writes (raft/README.md, G4). So nothing new is proposed,
+ * and when nothing is under way any more the lead is offered, again with each tick. Commands that
+ * wait go to the next leader, or here when that fails.
+ */
+static void step_down_run(struct meta *m, uint64_t now)
+{
+    if (m->step_down_until_ns == 0)
+        return;
+    for (uint32_t i = 0; i < RAFT_IN_FLIGHT_MAX; i++) {
+        if (m->batches[i].busy && now < m->step_down_until_ns)
+            return;
+    }
+    int error = now < m->step_down_until_ns ? raft_core_transfer(m->raft, 0) : -ETIMEDOUT;
+    if (error == 0 || error == -EBUSY)
+        return;
+    m->step_down_until_ns = 0;
+    loop_wake(m->config.loop, &m->propose);
+    log_info("meta", "leadership was not handed over error=%d", error);
+}
+
 /* What came while all entries were under way travels together in the next. */
 static void propose_step(struct task *task)
 {
@@ -354,7 +376,9 @@ static void propose_step(struct task *task)
     struct meta_batch *b;
     struct pack entry;
 
-    while (!list_empty(&m->calls.queue) && (b = free_batch(m)) != NULL) {
+    step_down_run(m, loop_now(m->config.loop));
+    while (m->step_down_until_ns == 0 && !list_empty(&m->calls.queue) &&
+           (b = free_batch(m)) != NULL) {
         pack_init(&entry, m->entry, RAFT_ENTRY_MAX);
         uint32_t count = calls_take_batch(&m->calls, &entry, ++m->batch_last);
         check(count > 0);
@@ -498,6 +522,7 @@ static void tick_step(struct task *task)
     own_run(m, now);
     meta_beat_run(m, now);
     meta_lead_run(m, now, &next);
+    step_down_run(m, now);
     loop_timer_start(m->config.loop, &m->timer, next);
 }
 
@@ -650,10 +675,8 @@ void meta_raft_status(struct meta *m, struct raft_core_status *out)
 
 void meta_step_down(struct meta *m)
 {
-    int error = raft_core_transfer(m->raft, 0);
-
-    if (error != 0)
-        log_info("meta", "leadership was not handed over error=%d", error);
+    m->step_down_until_ns = loop_now(m->config.loop) + META_STEP_DOWN_MS * NS_PER_MS;
+    loop_wake(m->config.loop, &m->propose);
 }
 
 void meta_status(struct meta *m, struct meta_status *out)

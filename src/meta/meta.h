@@ -129,7 +129,7 @@ void meta_serve_osd(struct meta *m, uint32_t osd, uint32_t incarnation, bool ser
 
 const struct map *meta_map(struct meta *m); /* on the control loop; valid until its next turn */
 void meta_raft_status(struct meta *m, struct raft_core_status *out);
-/* Orderly stop: hand leadership over. */
+/* Orderly stop: hand leadership over, if this node has it. Best effort, for a second. */
 void meta_step_down(struct meta *m);
 
 /* The whole state as JSON text (malloc'd), table by table: `skerry meta dump`. */

@@ -34,6 +34,7 @@ enum {
     META_PATH_MAX = 4096,
     META_BEAT_MAX = 16 << 10, /* bytes of a heartbeat or its answer */
     META_TICK_MS = 100,
+    META_STEP_DOWN_MS = 1000,   /* then it is given up, and this node leads on */
     META_LEADER_LOST_MS = 2000, /* a member that no leader answers for so long asks around */
 };
 
@@ -93,6 +94,7 @@ struct meta {
     uint32_t batch_last; /* number of the last entry */
     uint8_t *entry;
     uint64_t entries_proposed, commands_applied;
+    uint64_t step_down_until_ns; /* handing the lead over; 0: not */
 
     /* Who leads, and whom else to ask. */
     uint32_t leader;    /* as last known by any way; 0: none */
