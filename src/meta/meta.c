@@ -213,13 +213,15 @@ static bool any_node(struct meta *m, uint32_t place, net_endpoint *out)
     return false;
 }
 
-/* By turns: whom Raft knows, whom others named, anybody. Each of the first two may be long out of
- * date: a standby's Raft remembers the last leader it heard of for ever. */
+/* Whom Raft knows, if a leader has answered lately. Else by turns that one, whom others named, and
+ * anybody (0): a standby's Raft remembers the last leader it heard of for ever. */
 static uint32_t leader_to_try(const struct meta *m, uint32_t known, uint32_t attempts)
 {
-    if (attempts % 3 == 0 && known != 0)
+    uint64_t silent_ns = loop_now(m->config.loop) - m->alive_ns;
+
+    if (known != 0 && (silent_ns <= META_LEADER_LOST_MS * NS_PER_MS || attempts % 3 == 0))
         return known;
-    return attempts % 3 < 2 ? m->hint : 0;
+    return attempts % 2 == 0 ? m->hint : 0;
 }
 
 static enum calls_route route(void *arg, uint32_t attempts, net_endpoint *to)
