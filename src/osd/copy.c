@@ -4,10 +4,11 @@
 #include <string.h>
 
 /*
- * One object's whole state, on its way from one OSD to others. Four duties, one machine:
+ * One object's whole state, on its way from one OSD to others. Five duties, one machine:
  *
  *   activation at the candidate   [FETCHING | READING] -> [REPLACING] -> [PUSHING] -> DONE
  *   recovery at the primary       LOCKING -> READING -> PUSHING -> DONE
+ *   repair at the primary         LOCKING -> FETCHING -> REPLACING -> DONE
  *   a fetch answered              READING -> ANSWERING
  *   a push answered               REPLACING
  *
@@ -217,6 +218,16 @@ static int copy_take_fetched(struct osd_copy *c)
         c->fetch.reply_data_len != c->st.blocks * STORE_BLOCK)
         return -EPROTO;
     return state_verify(&c->st, c->data) ? 0 : -EBADMSG;
+}
+
+/* A repair takes only what our own store should hold. */
+static bool copy_is_wanted(const struct osd_copy *c)
+{
+    struct store_object own;
+
+    if (!c->repair)
+        return true;
+    return store_lookup(c->osd->store, &c->st.id, &own) && own.version == c->st.version;
 }
 
 static void copy_on_read(struct store_read *sr)
@@ -437,7 +448,9 @@ static void copy_step_phase(struct osd_copy *c)
 
     switch (c->state) {
     case OSD_COPY_LOCKING:
-        if (c->use.begun)
+        if (c->use.begun && c->from != 0)
+            copy_begin_fetch(c);
+        else if (c->use.begun)
             copy_begin_read(c);
         return;
     case OSD_COPY_FETCHING:
@@ -445,6 +458,8 @@ static void copy_step_phase(struct osd_copy *c)
         result = c->state == OSD_COPY_FETCHING ? copy_take_fetched(c) : copy_take_read(c);
         if (result != 0)
             copy_finish(c, result);
+        else if (!copy_is_wanted(c))
+            copy_finish(c, -EAGAIN);
         else if (c->serving)
             copy_answer_fetch(c);
         else

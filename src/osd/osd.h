@@ -76,7 +76,7 @@ struct osd_status {
     uint32_t pgs_primary, pgs_active, pgs_recovering;
     uint64_t recovery_objects_left;
     uint64_t writes_total, reads_total, subwrites_total, recovered_objects_total,
-        epochs_refused_total;
+        repaired_objects_total, epochs_refused_total;
     struct store_status store;
 };
 void osd_status(struct osd *o, struct osd_status *out); /* on its loop */

@@ -57,9 +57,9 @@ struct peer_object {
     struct list link;
     struct store_id id;
     uint64_t newest;
-    uint32_t holder; /* index in peers[] */
     uint64_t versions[META_REPLICAS_MAX];
     uint32_t dedups[META_REPLICAS_MAX];
+    bool unreadable[META_REPLICAS_MAX]; /* its device did not give it back */
     uint32_t union_count;
     struct store_dedup *all;
 };
@@ -147,10 +147,8 @@ static bool peering_enter(struct osd_peering *p, uint32_t index)
 
         struct peer_object *object = peering_object(p, &id);
         object->versions[index] = version;
-        if (version > object->newest) {
+        if (version > object->newest)
             object->newest = version;
-            object->holder = index;
-        }
         for (uint32_t i = 0; i < dedups; i++, at += WIRE_DEDUP_SIZE) {
             const uint8_t *d = peer->list + at;
             struct store_dedup dedup = {get_u64(d), get_u64(d + 8), get_u64(d + 16)};
@@ -354,12 +352,44 @@ static void peering_restart(struct osd_peering *p)
     p->asked_ns = loop_now(p->pg->osd->loop);
 }
 
+/* Who can give the newest version: ourselves, if we can. peers_count: nobody. */
+static uint32_t peering_source(const struct osd_peering *p, const struct peer_object *object)
+{
+    uint32_t source = p->peers_count;
+
+    for (uint32_t i = 0; i < p->peers_count; i++) {
+        bool has = object->newest <= p->stable || object->versions[i] == object->newest;
+        if (!p->peers[i].chosen || !has || object->unreadable[i])
+            continue;
+        if (p->peers[i].osd == p->pg->osd->config.id)
+            return i;
+        source = i;
+    }
+    return source;
+}
+
+/* Bit rot under the one who was to give it: somebody else may have it whole. */
+static bool peering_try_another(struct osd_peering *p, const struct store_id *id)
+{
+    struct peer_object *object = peering_object(p, id);
+    uint32_t source = peering_source(p, object);
+
+    if (source == p->peers_count)
+        return false;
+    object->unreadable[source] = true;
+    if (peering_source(p, object) == p->peers_count)
+        return false;
+    list_remove(&object->link);
+    list_push(&p->todo, &object->link);
+    return true;
+}
+
 static void peering_on_copy(struct osd_copy *c)
 {
     struct osd_peering *p = c->owner;
 
     p->copies--;
-    if (c->result != 0)
+    if (c->result != 0 && (!osd_is_unreadable(c->result) || !peering_try_another(p, &c->st.id)))
         p->failed = true;
     osd_copy_put(c);
     osd_pg_wake(p->pg);
@@ -367,8 +397,9 @@ static void peering_on_copy(struct osd_copy *c)
 
 static void peering_copy(struct osd_peering *p, struct peer_object *object, struct osd_copy *c)
 {
-    uint32_t self = 0;
+    uint32_t source = peering_source(p, object), self = 0;
 
+    check(source < p->peers_count);
     c->st.id = object->id;
     c->st.dedup_above = p->stable;
     c->how = WIRE_PUSH_ACTIVATION;
@@ -381,7 +412,7 @@ static void peering_copy(struct osd_peering *p, struct peer_object *object, stru
             osd_copy_target(c, p->peers[i].osd);
     }
     bool behind = object->newest > p->stable && object->versions[self] != object->newest;
-    c->from = behind ? p->peers[object->holder].osd : 0;
+    c->from = source != self ? p->peers[source].osd : 0;
     c->replace = behind;
     if (behind || object->dedups[self] < object->union_count) {
         c->add = object->all;

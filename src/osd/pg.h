@@ -11,6 +11,7 @@
  *   copy.c     one object's whole state on its way from one OSD to others
  *   peering.c  activation of a new primary (R6)
  *   recovery.c bringing one member up to date, and GROW (R8, R9)
+ *   repair.c   objects that our own device does not give back
  *
  * Everything here runs on the OSD's loop.
  */
@@ -203,6 +204,7 @@ struct osd_copy {
     bool serving; /* for another OSD (a fetch or a push); else for our own peering or recovery */
     bool locked;  /* uses the object alone */
     bool replace; /* the own store lacks it */
+    bool repair;  /* the own store cannot read it (repair.c) */
     bool refused;
     uint32_t from;  /* OSD to fetch from; 0: the own store has it */
     uint32_t how;   /* WIRE_PUSH_* */
@@ -279,6 +281,7 @@ struct osd_pg {
     struct osd_peering *peering;
     struct osd_recovery *recovery;
     uint64_t recovery_retry_ns;
+    uint32_t repair_next; /* whose turn it is to be asked for a good copy */
 
     /* One proposal at a time. */
     struct meta_pg_change change;
@@ -452,6 +455,9 @@ void osd_peering_step(struct osd_pg *pg);
 void osd_peering_stop(struct osd_pg *pg);
 void osd_peerings_free(struct osd *o); /* the loop is dead: those whose calls will not come back */
 void osd_recoveries_free(struct osd *o);
+
+bool osd_is_unreadable(int result);
+void osd_repair_start(struct osd_pg *pg, const struct store_id *id);
 
 void osd_recovery_step(struct osd_pg *pg);
 /* R6e: bring `member` fully up to date before the activation that includes it. 1: it is; 0: under

@@ -117,6 +117,18 @@ static void read_start_store(struct osd_read *r)
     store_read_start(r->osd->store, &r->sr);
 }
 
+/* Our device does not give it back: another member has it (repair.c). */
+static void read_repair(struct osd_read *r)
+{
+    struct osd_pg *pg = r->pg;
+    struct store_id id = r->sr.id;
+    bool unreadable = osd_is_unreadable(r->sr.result);
+
+    read_finish(r, unreadable ? -EAGAIN : -EIO);
+    if (unreadable && osd_pg_acting(pg))
+        osd_repair_start(pg, &id);
+}
+
 static void read_step(struct task *task)
 {
     struct osd_read *r = container_of(task, struct osd_read, task);
@@ -130,7 +142,7 @@ static void read_step(struct task *task)
         if (r->sr.result == 0 || r->sr.result == -ENOENT)
             read_answer(r);
         else
-            read_finish(r, -EIO);
+            read_repair(r);
     }
 }
 

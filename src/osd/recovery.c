@@ -278,6 +278,8 @@ static void recovery_on_copy(struct osd_copy *c)
     } else {
         r->failed = true;
     }
+    if (osd_is_unreadable(c->result))
+        osd_repair_start(r->pg, &object->id);
     osd_copy_put(c);
     osd_pg_wake(r->pg);
 }

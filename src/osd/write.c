@@ -431,7 +431,9 @@ static void write_step_merging(struct osd_write *w)
     if (w->refused || !osd_pg_acting(w->pg)) {
         write_leave(w, -EAGAIN);
     } else if (w->merge_result != 0) {
-        write_leave(w, -EIO);
+        struct store_id id = {w->io.image, w->io.object};
+        write_leave(w, -EAGAIN);
+        osd_repair_start(w->pg, &id); /* our device does not give it back: another member has it */
     } else {
         write_apply_merge(w);
         write_begin(w);

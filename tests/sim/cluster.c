@@ -7,12 +7,14 @@
 
 #include "base/log.h"
 #include "osd/pg.h"
+#include "store/impl.h"
 
 enum { OSD_BYTES = 256 << 20, SETUP_LIMIT_S = 60 };
 
 static const char node_dir[] = "/node";
 static const char raft_dir[] = "/node/raft";
 static const char store_path[] = "/osd";
+static const uint32_t object_size = 128 << 10;
 
 /* ---- Wiring of one node ---- */
 
@@ -370,7 +372,7 @@ static bool setup_osd(struct cluster *c, uint32_t index)
         return false;
     n->osd = (uint32_t)result.id;
 
-    struct store_format format = {.osd = n->osd, .size = OSD_BYTES, .object_size = 128 << 10};
+    struct store_format format = {.osd = n->osd, .size = OSD_BYTES, .object_size = object_size};
     memcpy(format.cluster, c->identity.cluster, sizeof(format.cluster));
     memcpy(format.uuid, add.uuid, sizeof(format.uuid));
     if (store_format(n->osd_loop, store_path, &format, false) != 0 ||
@@ -501,4 +503,39 @@ int cluster_switch_primaries(struct cluster *c, uint32_t index, uint32_t osd)
     };
     meta_access(n->meta)->submit(meta_access(n->meta), &n->switch_call);
     return (int)count;
+}
+
+/* ---- Bit rot ---- */
+
+static bool is_serving(const struct cluster_node *n)
+{
+    return n->running && !n->stopped && n->osd_object != NULL && n->osd_object->registered;
+}
+
+/* Its blocks are not on their way to the device. */
+static struct object *find_settled(const struct cluster_node *n, const struct store_id *id)
+{
+    struct object *o = is_serving(n) ? object_find(n->osd_object->store, id) : NULL;
+
+    return o != NULL && !o->deleted && osd_object_find(n->osd_object, id) == NULL ? o : NULL;
+}
+
+bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint32_t bit)
+{
+    struct cluster_node *n = &c->nodes[index];
+    uint32_t block = (uint32_t)(offset % object_size) / STORE_BLOCK;
+
+    if (!is_serving(n) || n->osd_object->map->images_count == 0)
+        return false;
+    struct store_id id = {n->osd_object->map->images[0].id, offset / object_size};
+    const struct object *o = find_settled(n, &id);
+    if (o == NULL || block >= o->blocks_capacity || o->blocks[block].slot == 0)
+        return false;
+    bool elsewhere = false;
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        const struct object *other = i != index ? find_settled(&c->nodes[i], &id) : NULL;
+        elsewhere = elsewhere || (other != NULL && other->version == o->version);
+    }
+    return elsewhere && sim_disk_flip(n->host, store_path,
+                                      8ull * STORE_BLOCK * o->blocks[block].slot + bit) == 0;
 }

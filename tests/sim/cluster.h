@@ -68,4 +68,8 @@ uint64_t cluster_epochs(struct cluster *c, uint32_t index);
  */
 int cluster_switch_primaries(struct cluster *c, uint32_t index, uint32_t osd);
 
+/* A bit of a block of the image rots on this node's device, if the block is there and another
+ * node that runs holds the object in the same version. False: it is not. */
+bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint32_t bit);
+
 #endif /* TESTS_SIM_CLUSTER_H */

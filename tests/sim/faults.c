@@ -3,7 +3,10 @@
  * is over is judged a little later: did it hit something?
  */
 
+#include <errno.h>
 #include <string.h>
+
+#include "osd/pg.h"
 
 #include "tests/sim/run.h"
 
@@ -17,7 +20,8 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_ALL] = "blackouts",           [FAULT_AGAIN] = "crashes_in_recovery",
     [FAULT_CUT] = "partitions",          [FAULT_PAUSE] = "pauses",
     [FAULT_SLOW_NET] = "slow_nets",      [FAULT_SLOW_DISK] = "slow_disks",
-    [FAULT_SWITCH] = "primary_switches",
+    [FAULT_SWITCH] = "primary_switches", [FAULT_ROT] = "rotten_blocks",
+    [FAULT_READ] = "read_errors",
 };
 
 const char *fault_name(enum fault_kind kind)
@@ -91,6 +95,7 @@ static void node_gone(struct run *r, uint32_t i, bool power, uint64_t back_ns)
     client_status(n->client, &st);
     r->retries_gone += st.retries_total;
     workers_lost(r, i);
+    sim_disk_clear_faults(n->host);
     cluster_crash_node(&r->cluster, i, power);
     r->restart_ns[i] = back_ns;
 }
@@ -221,6 +226,32 @@ static void begin_slow_disk(struct run *r)
     r->slow_disk_ns[i] = sim_now(r->sim) + ns;
 }
 
+/* One object's only block, where another replica has the same version. */
+static void begin_rot(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+    uint32_t i = (uint32_t)prng_below(p, CLUSTER_NODES);
+    const struct reg *g = &r->regs[HOT + (uint32_t)prng_below(p, SPREAD)];
+
+    if (!cluster_rot_block(&r->cluster, i, g->offset, (uint32_t)prng_below(p, 8 * 4096)))
+        return;
+    fault_begin(r, FAULT_ROT, 10 * NS_PER_S);
+    run_note(r, "a bit of a block rots on node, offset", i + 1, g->offset);
+}
+
+static void begin_read_error(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+    uint32_t i = (uint32_t)prng_below(p, CLUSTER_NODES);
+    const struct cluster_node *n = &r->cluster.nodes[i];
+
+    if (r->restart_ns[i] != 0 || n->osd_object == NULL || !n->osd_object->registered)
+        return; /* while it opens its store, a read that fails stops it */
+    fault_begin(r, FAULT_READ, 2 * NS_PER_S);
+    run_note(r, "a read will fail on node", i + 1, 0);
+    sim_disk_fail(n->host, "osd", SIM_DISK_READ, prng_below(p, 4), -EIO, true);
+}
+
 /* ---- The operator ---- */
 
 static void begin_switch(struct run *r)
@@ -265,6 +296,12 @@ static void begin(struct run *r, enum fault_kind kind)
     case FAULT_SWITCH:
         begin_switch(r);
         return;
+    case FAULT_ROT:
+        begin_rot(r);
+        return;
+    case FAULT_READ:
+        begin_read_error(r);
+        return;
     case FAULT_KINDS:
         return;
     }
@@ -273,9 +310,9 @@ static void begin(struct run *r, enum fault_kind kind)
 void faults_init(struct run *r)
 {
     static const uint32_t most[FAULT_KINDS] = {
-        [FAULT_CRASH] = 4,    [FAULT_POWER] = 4,     [FAULT_ALL] = 1,
-        [FAULT_AGAIN] = 3,    [FAULT_CUT] = 8,       [FAULT_PAUSE] = 5,
-        [FAULT_SLOW_NET] = 3, [FAULT_SLOW_DISK] = 3, [FAULT_SWITCH] = 5,
+        [FAULT_CRASH] = 4,  [FAULT_POWER] = 4, [FAULT_ALL] = 1,      [FAULT_AGAIN] = 3,
+        [FAULT_CUT] = 8,    [FAULT_PAUSE] = 5, [FAULT_SLOW_NET] = 3, [FAULT_SLOW_DISK] = 3,
+        [FAULT_SWITCH] = 5, [FAULT_ROT] = 2,   [FAULT_READ] = 1,
     };
     static const uint32_t gaps_ms[] = {1200, 2200, 3500};
     struct prng *p = sim_prng(r->sim);

@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { SEED_LIMIT_S = 600 }; /* of real time: one that spins is killed, and counts as dead */
+
 /* Shared by the processes: which job is next, and where each of them is. */
 struct board {
     atomic_uint next;
@@ -38,11 +40,13 @@ static bool job_run_seed(struct jobs *js, struct place *place)
 
     memset(&result, 0, sizeof(result));
     result.job = place->job;
+    alarm(SEED_LIMIT_S);
     run_seed(&job->options, job->from + place->seed, &result.run);
     if (job->twice) {
         run_seed(&job->options, job->from + place->seed, &again.run);
         result.diverged = again.run.hash != result.run.hash;
     }
+    alarm(0);
     if (write(js->pipe[1], &result, sizeof(result)) != sizeof(result))
         _exit(3);
     return result.run.held;

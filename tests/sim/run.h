@@ -50,6 +50,8 @@ enum fault_kind {
     FAULT_SLOW_NET,
     FAULT_SLOW_DISK,
     FAULT_SWITCH, /* another primary, by command: the one before lives on */
+    FAULT_ROT,    /* a block of one replica is not what was written */
+    FAULT_READ,   /* one read of a store's device fails */
     FAULT_KINDS
 };
 

@@ -783,6 +783,61 @@ static void a_member_that_left_does_not_end_the_recovery_that_brings_it_back(voi
     assert_non_null(call_to(WIRE_LIST, 3));
 }
 
+/* Another member's copy of the object: one block, of this version. */
+static void answer_fetch(struct rpc_call *c, uint64_t version)
+{
+    uint8_t state[WIRE_STATE_SIZE + 8] = {0};
+
+    memset(c->data_buf, 3, STORE_BLOCK);
+    put_u64(state, IMAGE);
+    put_u64(state + 16, version);
+    put_u32(state + 28, 1);
+    put_u64(state + 40, UINT64_MAX);
+    put_u64(state + 48, 1);
+    put_u32(state + WIRE_STATE_SIZE, crc32c_block(IMAGE, 0, 0, c->data_buf, STORE_BLOCK));
+    c->reply_data_len = STORE_BLOCK;
+    answer(WIRE_FETCH, (uint32_t)net_endpoint_id(c->to), 0, state, sizeof(state));
+    world_run(1);
+}
+
+static struct rpc_call *read_what_is_rotten(void)
+{
+    activate();
+    grant_leases();
+    world->version = osd_version(4, 7);
+    struct request *r = client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK);
+    struct store_read *sr = world->read;
+    world->read = NULL;
+    sr->result = -EBADMSG;
+    sr->done(sr);
+    world_run(1);
+    assert_int_equal(r->status, -EAGAIN);
+    struct rpc_call *fetch = call_to(WIRE_FETCH, 2);
+    assert_non_null(fetch);
+    return fetch;
+}
+
+static void what_our_device_does_not_give_back_comes_from_another_member(void **state)
+{
+    (void)state;
+    answer_fetch(read_what_is_rotten(), osd_version(4, 7));
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(world->writes[0]->kind, STORE_REPLACE);
+    assert_int_equal(world->writes[0]->version, osd_version(4, 7));
+    struct request *w = client_write(1);
+    assert_int_equal(world->writes_count, 1); /* not while the copy is under way */
+    answer_store(0, 0);
+    assert_int_equal(world->writes_count, 2);
+    assert_false(w->answered);
+}
+
+static void a_repair_takes_no_other_version_than_our_own(void **state)
+{
+    (void)state;
+    answer_fetch(read_what_is_rotten(), osd_version(4, 8));
+    assert_int_equal(world->writes_count, 0);
+}
+
 static void a_sub_write_out_of_order_is_refused(void **state)
 {
     (void)state;
@@ -877,6 +932,8 @@ int main(void)
         TEST(of_many_dedup_records_the_newest_are_listed),
         TEST(a_refused_connection_is_about_the_life_at_that_address),
         TEST(a_member_that_left_does_not_end_the_recovery_that_brings_it_back),
+        TEST(what_our_device_does_not_give_back_comes_from_another_member),
+        TEST(a_repair_takes_no_other_version_than_our_own),
         TEST(a_sub_write_out_of_order_is_refused),
         TEST(an_older_incarnation_is_refused),
         TEST(a_deposed_primary_answers_nothing_with_success),

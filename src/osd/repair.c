@@ -1,0 +1,73 @@
+#include "osd/pg.h"
+
+#include <errno.h>
+
+/*
+ * An object that our own device does not give back (a bad checksum, an error): the primary fetches
+ * it from another member of S and writes it anew, to other slots. Whoever wanted to read it is told
+ * to come again.
+ *
+ * The copy is of our own version, or it is not taken: while it is under way nothing writes to the
+ * object (OSD_USE_COPY), and what is not in flight is the same on every member.
+ */
+
+bool osd_is_unreadable(int result)
+{
+    return result == -EBADMSG || result == -EIO;
+}
+
+static void repair_on_done(struct osd_copy *c)
+{
+    struct osd *o = c->osd;
+
+    if (c->result == 0) {
+        o->counters.repaired_objects_total++;
+        log_warn(o->name, "repaired object=%llu image=%llu from=osd.%u",
+                 (unsigned long long)c->st.id.object, (unsigned long long)c->st.id.image, c->from);
+    }
+    osd_copy_put(c);
+}
+
+static bool repair_is_under_way(const struct osd_pg *pg, const struct store_id *id)
+{
+    list_for_each (pos, &pg->copies) {
+        const struct osd_copy *c = container_of(pos, struct osd_copy, link);
+        if (c->repair && c->st.id.image == id->image && c->st.id.object == id->object)
+            return true;
+    }
+    return false;
+}
+
+/* Another member that is up; each time the next one, for its copy may be bad too. 0: there is none.
+ */
+static uint32_t repair_source(struct osd_pg *pg)
+{
+    uint32_t need[OSD_MEMBERS_MAX], count = osd_pg_need(pg, NULL, need);
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t osd = need[(pg->repair_next + i) % count];
+        if (!osd_is_up(pg->osd, osd) || !osd_pg_in_set(pg, osd))
+            continue;
+        pg->repair_next = (pg->repair_next + i + 1) % count;
+        return osd;
+    }
+    return 0;
+}
+
+void osd_repair_start(struct osd_pg *pg, const struct store_id *id)
+{
+    uint32_t from = repair_source(pg);
+
+    if (from == 0 || repair_is_under_way(pg, id))
+        return;
+    struct osd_copy *c = osd_copy_get(pg, false);
+    if (c == NULL)
+        return; /* who reads it again asks again */
+    c->st.id = *id;
+    c->st.dedup_above = UINT64_MAX; /* our dedup records are not concerned */
+    c->how = WIRE_PUSH_RECOVERY;
+    c->from = from;
+    c->locked = c->replace = c->repair = true;
+    c->done = repair_on_done;
+    osd_copy_start(c);
+}
