@@ -57,7 +57,9 @@ struct node_osd {
         struct node_osd *osd;
         enum node_osd_outcome outcome;
         uint32_t incarnation;
+        int error;
     } told_serving, told_failed;
+    struct meta_call call_failed; /* tells the cluster that its device failed */
     char why[PROBLEM_TEXT_MAX]; /* of the failure */
     sem_t settled;              /* the first outcome has arrived at the control loop */
 

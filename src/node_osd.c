@@ -38,6 +38,27 @@ static void osd_net_peer_lost(void *arg, net_endpoint peer, uint32_t incarnation
 
 /* ---- What becomes of it ---- */
 
+static void osd_on_cluster_told(struct meta_call *c)
+{
+    struct node_osd *o = container_of(c, struct node_osd, call_failed);
+    if (c->result.code != 0)
+        log_warn("node", "the cluster was not told that the device of osd.%u failed: %s", o->id,
+                 c->result.message);
+}
+
+/* A device that lost a write is not believed again, whatever it says after a restart. One that had
+ * no room is: its file system may get some. */
+static void osd_tell_cluster(struct node_osd *o)
+{
+    struct meta_access *access = meta_access(o->node->meta);
+    o->call_failed = (struct meta_call){
+        .loop = o->node->control.loop,
+        .command = {.kind = META_OSD_FAILED, .osd = o->id, .incarnation = o->incarnation},
+        .done = osd_on_cluster_told,
+    };
+    access->submit(access, &o->call_failed);
+}
+
 static void osd_told_on_control(struct loop_msg *msg)
 {
     struct node_osd_told *told = container_of(msg, struct node_osd_told, msg);
@@ -47,6 +68,8 @@ static void osd_told_on_control(struct loop_msg *msg)
         o->incarnation = told->incarnation;
     o->outcome = told->outcome;
     meta_serve_osd(o->node->meta, o->id, o->incarnation, o->outcome == NODE_OSD_SERVING);
+    if (told->outcome == NODE_OSD_FAILED && told->error == -EIO && o->incarnation != 0)
+        osd_tell_cluster(o);
     if (first)
         sem_post(&o->settled);
 }
@@ -75,8 +98,9 @@ static void osd_on_failed(void *arg, uint32_t id, int error, const char *why)
     struct node_osd *o = arg;
     char sub[24];
     snprintf(sub, sizeof(sub), "osd.%u", id);
-    log_error(sub, "%s path=%s error=%d", why, o->path, -error);
-    snprintf(o->why, sizeof(o->why), "%s", why);
+    log_error(sub, "%s: %s path=%s", why, strerror(-error), o->path);
+    snprintf(o->why, sizeof(o->why), "%s: %s", why, strerror(-error));
+    o->told_failed.error = error;
     osd_tell(o, &o->told_failed, NODE_OSD_FAILED, 0);
 }
 
