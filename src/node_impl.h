@@ -60,8 +60,8 @@ struct node_osd {
         int error;
     } told_serving, told_failed;
     struct meta_call call_failed; /* tells the cluster that its device failed */
-    char why[PROBLEM_TEXT_MAX]; /* of the failure */
-    sem_t settled;              /* the first outcome has arrived at the control loop */
+    char why[PROBLEM_TEXT_MAX];   /* of the failure */
+    sem_t settled;                /* the first outcome has arrived at the control loop */
 
     struct loop_msg msg_stopped;
     sem_t stopped;
