@@ -542,12 +542,12 @@ static void copy_orphaned(struct osd_copy *c)
 
 /* Whoever started them is going: they end as soon as nothing holds their memory, and nobody hears
  * of it. */
-void osd_copies_reset(struct osd_pg *pg)
+void osd_copies_reset(struct osd_pg *pg, bool reign_is_over)
 {
     for (struct list *pos = pg->copies.next, *next; pos != &pg->copies; pos = next) {
         struct osd_copy *c = container_of(pos, struct osd_copy, link);
         next = pos->next;
-        if (c->serving)
+        if (c->serving || (c->repair && !reign_is_over))
             continue;
         if (c->state == OSD_COPY_DONE) {
             osd_copy_put(c);

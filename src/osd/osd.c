@@ -170,6 +170,10 @@ static void osd_look_at_self(struct osd *o)
 
     if (self == NULL)
         return;
+    if (osd_mutated(o, OSD_MUTANT_NO_INCARNATION) && self->up && !o->registered) {
+        o->incarnation = self->incarnation;
+        net_set_incarnation(o->net, o->incarnation);
+    }
     if (self->incarnation > o->incarnation) {
         osd_fail(o, -ESTALE, "a newer incarnation of this OSD is registered");
         return;
@@ -355,8 +359,7 @@ static bool osd_sender_is_old(const struct osd *o, const struct rpc_request *req
 {
     const struct map_osd *row = map_osd(o->map, (uint32_t)net_endpoint_id(req->from));
 
-    return row != NULL && row->incarnation > req->from_incarnation &&
-           !osd_mutated(o, OSD_MUTANT_NO_INCARNATION);
+    return row != NULL && row->incarnation > req->from_incarnation;
 }
 
 static void osd_handle_member(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
@@ -424,9 +427,8 @@ static void osd_handle_client(struct osd *o, struct rpc_request *req)
 void osd_handle(void *osd, struct rpc_request *req)
 {
     struct osd *o = osd;
-    bool ready = o->registered || (o->opened && osd_mutated(o, OSD_MUTANT_NO_INCARNATION));
 
-    if (!ready || o->failed || o->stopping || o->map == NULL)
+    if (!o->registered || o->failed || o->stopping || o->map == NULL)
         rpc_reply_status(req, -EAGAIN);
     else if (req->kind <= WIRE_OSD_CLIENT_LAST)
         osd_handle_client(o, req);

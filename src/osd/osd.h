@@ -43,7 +43,7 @@ enum osd_mutant {
     OSD_MUTANT_ACK_BEFORE_ALL,     /* R2: one member besides the primary is enough */
     OSD_MUTANT_ACK_BEFORE_SHRINK,  /* R5: who refuses connections is not waited for */
     OSD_MUTANT_NO_ORDER,           /* R2: a sub-write may go on top of any version */
-    OSD_MUTANT_NO_INCARNATION,     /* R3: no incarnation is checked */
+    OSD_MUTANT_NO_INCARNATION,     /* R3, R4: a restarted OSD goes on as the one before */
     OSD_MUTANT_NO_FENCE,           /* R3: members make no promises */
     OSD_MUTANT_OWN_STORE_UNFENCED, /* R3: a promise does not bind the primary's own store */
     OSD_MUTANT_NO_DRAIN,           /* R6(b): a query is answered before writes under way end */

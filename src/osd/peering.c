@@ -340,7 +340,7 @@ static void peering_ask(struct osd_peering *p, uint64_t now)
 
 static void peering_restart(struct osd_peering *p)
 {
-    osd_copies_reset(p->pg);
+    osd_copies_reset(p->pg, false);
     osd_recovery_stop(p->pg);
     p->copies = 0;
     p->joiners_count = p->joiners_done = 0;
@@ -633,7 +633,7 @@ void osd_peering_stop(struct osd_pg *pg)
     pg->peering = NULL;
     p->given_up = true;
     list_push(&pg->osd->peerings_leaving, &p->link);
-    osd_copies_reset(pg);
+    osd_copies_reset(pg, false);
     osd_recovery_stop(pg);
     for (uint32_t i = 0; i < p->peers_count; i++) {
         if (p->peers[i].in_flight)

@@ -230,7 +230,7 @@ void osd_pg_reset(struct osd_pg *pg)
     osd_uses_refuse(pg, -EAGAIN);
     osd_writes_reset(pg);
     osd_reads_reset(pg);
-    osd_copies_reset(pg);
+    osd_copies_reset(pg, true);
     if (!pg->change_sent)
         pg->change_wanted = false;
 }
@@ -274,7 +274,8 @@ static void pg_apply_view(struct osd_pg *pg, const struct map_pg *old)
     if (pg->acting) {
         if (new_epoch)
             pg_continue_reign(pg);
-    } else if (pg->peering != NULL && !new_epoch) {
+    } else if ((pg->peering != NULL && !new_epoch) ||
+               osd_mutated(pg->osd, OSD_MUTANT_NO_INCARNATION)) {
         pg_begin_reign(pg);
     }
 }
@@ -295,8 +296,7 @@ void osd_pg_view(struct osd_pg *pg, const struct map_pg *view, const struct map_
     if (view->epoch > pg->promised)
         pg->promised = view->epoch;
     pg->mine = view->primary == o->config.id && o->registered &&
-               (osd_incarnation_of(o, o->config.id) == o->incarnation ||
-                osd_mutated(o, OSD_MUTANT_NO_INCARNATION));
+               osd_incarnation_of(o, o->config.id) == o->incarnation;
     pg_apply_view(pg, &old);
     osd_pg_wake(pg);
     osd_pg_wake_writes(pg);

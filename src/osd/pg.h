@@ -448,7 +448,8 @@ void osd_copy_start(struct osd_copy *c); /* st.id, from, replace, how, locked, l
 void osd_copy_target(struct osd_copy *c, uint32_t osd);
 void osd_fetch_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req);
 void osd_push_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req);
-void osd_copies_reset(struct osd_pg *pg);
+/* What peering or recovery started; with the reign, repairs too. */
+void osd_copies_reset(struct osd_pg *pg, bool reign_is_over);
 
 void osd_peering_start(struct osd_pg *pg);
 void osd_peering_step(struct osd_pg *pg);

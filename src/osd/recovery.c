@@ -458,7 +458,7 @@ void osd_recovery_stop(struct osd_pg *pg)
     pg->recovery = NULL;
     pg->osd->sessions--;
     r->given_up = true;
-    osd_copies_reset(pg);
+    osd_copies_reset(pg, false);
     list_push(&pg->osd->recoveries_leaving, &r->link);
     if (r->in_flight)
         rpc_call_cancel(pg->osd->net, &r->call);

@@ -255,7 +255,6 @@ static void write_on_store(struct store_write *sw)
 static void write_send_leg(struct osd_write *w, struct osd_leg *leg, uint64_t now)
 {
     struct osd *o = w->osd;
-    bool checked = !osd_mutated(o, OSD_MUTANT_NO_INCARNATION);
 
     leg->in_flight = true;
     leg->call = (struct rpc_call){
@@ -263,7 +262,7 @@ static void write_send_leg(struct osd_write *w, struct osd_leg *leg, uint64_t no
         .kind = WIRE_SUB_WRITE,
         .pg = w->pg->id,
         .epoch = w->pg->view.epoch,
-        .to_incarnation = checked ? osd_incarnation_of(o, leg->osd) : 0,
+        .to_incarnation = osd_incarnation_of(o, leg->osd),
         .revision = w->pg->view_revision,
         .body = {w->body, w->body_len},
         .data = w->zero ? NULL : &w->iov,

@@ -20,8 +20,8 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_ALL] = "blackouts",           [FAULT_AGAIN] = "crashes_in_recovery",
     [FAULT_CUT] = "partitions",          [FAULT_PAUSE] = "pauses",
     [FAULT_SLOW_NET] = "slow_nets",      [FAULT_SLOW_DISK] = "slow_disks",
-    [FAULT_SWITCH] = "primary_switches", [FAULT_ROT] = "rotten_blocks",
-    [FAULT_READ] = "read_errors",
+    [FAULT_SWITCH] = "primary_switches", [FAULT_DEPOSE] = "depositions",
+    [FAULT_ROT] = "rotten_blocks",       [FAULT_READ] = "read_errors",
 };
 
 const char *fault_name(enum fault_kind kind)
@@ -266,6 +266,61 @@ static void begin_switch(struct run *r)
     run_note(r, "primaries are to go to node, asked at node", to + 1, i + 1);
 }
 
+static uint32_t busiest_primary(struct run *r)
+{
+    uint32_t best = 0;
+    struct osd_status st, most = {.pgs_active = 0};
+
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        const struct cluster_node *n = &r->cluster.nodes[i];
+        if (!n->running || n->stopped || n->osd_object == NULL)
+            continue;
+        osd_status(n->osd_object, &st);
+        if (st.pgs_active > most.pgs_active || prng_chance(sim_prng(r->sim), 1, 4)) {
+            most = st;
+            best = i;
+        }
+    }
+    return best;
+}
+
+/*
+ * A node is cut off from the others, and soon its primaries are given to another by command: it
+ * does not know, and holds leases. At times who is to follow it restarts first, and does not
+ * remember what it granted.
+ */
+static void begin_depose(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+    uint32_t a = busiest_primary(r);
+    uint32_t b = (a + 1 + (uint32_t)prng_below(p, 2)) % CLUSTER_NODES, c = CLUSTER_NODES - a - b;
+    uint64_t ns = (3000 + prng_below(p, 3000)) * NS_PER_MS;
+
+    if (r->cut_ns != 0 || r->depose_ns != 0 || r->restart_ns[a] != 0 || r->restart_ns[b] != 0 ||
+        r->restart_ns[c] != 0)
+        return;
+    fault_begin(r, FAULT_DEPOSE, ns);
+    run_note(r, "node is cut off and deposed, in favour of node", a + 1, b + 1);
+    cut_pair(r, a + 1, b + 1, 3);
+    cut_pair(r, a + 1, c + 1, 3);
+    r->cut_ns = sim_now(r->sim) + ns;
+    r->depose_ns = sim_now(r->sim) + prng_below(p, 1000) * NS_PER_MS;
+    r->depose_to = b;
+    r->depose_at = c;
+    if (prng_chance(p, 1, 3))
+        node_kill(r, b, prng_chance(p, 1, 2), (20 + prng_below(p, 60)) * NS_PER_MS);
+}
+
+static void depose(struct run *r)
+{
+    const struct cluster_node *to = &r->cluster.nodes[r->depose_to];
+
+    if (!to->running || (to->osd_object != NULL && !to->osd_object->registered))
+        r->depose_ns = sim_now(r->sim) + 50 * NS_PER_MS;
+    else
+        cluster_switch_primaries(&r->cluster, r->depose_at, to->osd);
+}
+
 /* ---- Time ---- */
 
 static void begin(struct run *r, enum fault_kind kind)
@@ -296,6 +351,9 @@ static void begin(struct run *r, enum fault_kind kind)
     case FAULT_SWITCH:
         begin_switch(r);
         return;
+    case FAULT_DEPOSE:
+        begin_depose(r);
+        return;
     case FAULT_ROT:
         begin_rot(r);
         return;
@@ -310,11 +368,11 @@ static void begin(struct run *r, enum fault_kind kind)
 void faults_init(struct run *r)
 {
     static const uint32_t most[FAULT_KINDS] = {
-        [FAULT_CRASH] = 4,  [FAULT_POWER] = 4, [FAULT_ALL] = 1,      [FAULT_AGAIN] = 3,
-        [FAULT_CUT] = 8,    [FAULT_PAUSE] = 5, [FAULT_SLOW_NET] = 3, [FAULT_SLOW_DISK] = 3,
-        [FAULT_SWITCH] = 5, [FAULT_ROT] = 2,   [FAULT_READ] = 1,
+        [FAULT_CRASH] = 4,  [FAULT_POWER] = 4,  [FAULT_ALL] = 1,      [FAULT_AGAIN] = 3,
+        [FAULT_CUT] = 8,    [FAULT_PAUSE] = 5,  [FAULT_SLOW_NET] = 3, [FAULT_SLOW_DISK] = 3,
+        [FAULT_SWITCH] = 5, [FAULT_DEPOSE] = 4, [FAULT_ROT] = 2,      [FAULT_READ] = 1,
     };
-    static const uint32_t gaps_ms[] = {1200, 2200, 3500};
+    static const uint32_t gaps_ms[] = {1000, 1800, 3000};
     struct prng *p = sim_prng(r->sim);
 
     for (uint32_t k = 0; k < FAULT_KINDS; k++) {
@@ -385,6 +443,8 @@ void faults_due(struct run *r)
     }
     if (is_due(&r->again_ns, now))
         crash_again(r);
+    if (is_due(&r->depose_ns, now))
+        depose(r);
     faults_judge(r);
 }
 
@@ -397,7 +457,7 @@ void faults_step(struct run *r)
 /* Everything ends at once, but for pauses, which are over soon. */
 void faults_heal(struct run *r)
 {
-    r->again_ns = 0;
+    r->again_ns = r->depose_ns = 0;
     r->cut_ns = r->slow_net_ns = 1;
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         r->slow_disk_ns[i] = 1;
@@ -405,4 +465,21 @@ void faults_heal(struct run *r)
             r->restart_ns[i] = 1;
     }
     faults_due(r);
+}
+
+void faults_last(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+
+    switch (prng_below(p, 4)) {
+    case 0:
+        begin_blackout(r);
+        return;
+    case 1:
+        begin_depose(r);
+        return;
+    default:
+        begin_crash(r, prng_chance(p, 1, 2));
+        return;
+    }
 }

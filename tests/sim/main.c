@@ -201,7 +201,8 @@ static void mutants_on_result(void *arg, const struct job_result *j)
     fate->caught = true;
     fate->seed = j->run.seed;
     snprintf(fate->why, sizeof(fate->why), "%s", j->run.why);
-    printf("caught after %llu seeds: %s\n", (unsigned long long)fate->seeds, fate->why);
+    printf("%s: caught after %llu seeds: %s\n", osd_mutant_name((enum osd_mutant)(j->job + 1)),
+           (unsigned long long)fate->seeds, fate->why);
     fflush(stdout);
 }
 

@@ -160,20 +160,34 @@ static void run_wait_whole(struct run *r, const char *when)
         run_fail(r, "the cluster was not whole %d s after %s", HEAL_LIMIT_S, when);
 }
 
-/* After healing: every operation ends, the cluster is whole, both in bounded time; the survivors
- * read and write on. */
+/* A last fault while much is in flight, and no write after it that could cover up what it left. */
+static void run_end(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+
+    workers_burst(r, true);
+    sim_run_until(r->sim, sim_now(r->sim) + (2 + prng_below(p, 20)) * NS_PER_MS);
+    faults_last(r);
+    sim_run_until(r->sim, sim_now(r->sim) + prng_below(p, 3) * NS_PER_MS);
+    workers_stop(r);
+    uint64_t end = sim_now(r->sim) + prng_below(p, 4000) * NS_PER_MS;
+    while (sim_now(r->sim) < end) {
+        sim_run_until(r->sim, sim_now(r->sim) + STEP_MS * NS_PER_MS);
+        faults_due(r);
+    }
+}
+
+/* After healing every operation ends, and the cluster is whole, both in bounded time. */
 static void run_heal(struct run *r)
 {
     uint64_t begin = sim_now(r->sim);
 
     run_note(r, "healing", 0, 0);
-    workers_burst(r, false);
     faults_heal(r);
     run_wait_whole(r, "healing");
     r->result->whole_ms = (sim_now(r->sim) - begin) / NS_PER_MS;
-    sim_run_until(r->sim, sim_now(r->sim) + QUIET_MS * NS_PER_MS);
-    r->stopping = true;
     run_wait_idle(r, "an operation");
+    sim_run_until(r->sim, sim_now(r->sim) + QUIET_MS * NS_PER_MS);
 }
 
 /* Every replica has its turn as primary of everything, and every register is read from it. */
@@ -238,6 +252,8 @@ void run_seed(const struct run_options *o, uint64_t seed, struct run_result *out
     faults_init(r);
     if (run_setup(r)) {
         run_under_faults(r);
+        if (!run_failed(r))
+            run_end(r);
         if (!run_failed(r))
             run_heal(r);
         if (!run_failed(r))

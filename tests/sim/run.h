@@ -50,6 +50,7 @@ enum fault_kind {
     FAULT_SLOW_NET,
     FAULT_SLOW_DISK,
     FAULT_SWITCH, /* another primary, by command: the one before lives on */
+    FAULT_DEPOSE, /* a node is cut off, and its primaries are given to others by command */
     FAULT_ROT,    /* a block of one replica is not what was written */
     FAULT_READ,   /* one read of a store's device fails */
     FAULT_KINDS
@@ -121,6 +122,8 @@ struct run {
     struct fault faults[FAULTS_MAX];
     uint64_t restart_ns[CLUSTER_NODES]; /* when a crashed node comes back; 0: it runs */
     uint64_t again_ns;                  /* when a node is crashed in the middle of recovery */
+    uint64_t depose_ns;                 /* when the primaries of a node that is cut off move ... */
+    uint32_t depose_to, depose_at;      /* ... to this node, asked at that one */
     uint64_t cut_ns, slow_net_ns, slow_disk_ns[CLUSTER_NODES]; /* when that ends; 0: it is not */
 };
 
@@ -136,6 +139,8 @@ void run_note(struct run *r, const char *what, uint64_t a, uint64_t b);
 void workers_init(struct run *r);
 void workers_deinit(struct run *r);
 void workers_start(struct run *r, uint32_t node);
+/* Nothing new is begun; what is under way goes on. */
+void workers_stop(struct run *r);
 /* The node's process is gone, and nobody will ever know what became of what it was asked. */
 void workers_lost(struct run *r, uint32_t node);
 bool workers_idle(void *run);
@@ -150,6 +155,8 @@ void faults_init(struct run *r);
 void faults_step(struct run *r);
 void faults_due(struct run *r);
 void faults_heal(struct run *r);
+/* The last one: in the middle of much that is in flight. */
+void faults_last(struct run *r);
 
 /* ---- audit.c ---- */
 

@@ -20,12 +20,21 @@ static void worker_plan(struct worker *w, uint64_t delay_ns)
     loop_timer_start(loop, &w->timer, loop_now(loop) + delay_ns);
 }
 
-static uint64_t worker_pause_ns(struct run *r)
+/* One on each node only reads, and often: somebody is to notice when two serve at once. */
+static bool worker_is_reader(const struct worker *w)
 {
+    return w->number % WORKERS_PER_NODE == 0;
+}
+
+static uint64_t worker_pause_ns(struct worker *w)
+{
+    struct run *r = w->run;
     struct prng *p = sim_prng(r->sim);
 
     if (r->bursting)
         return prng_below(p, 2 * NS_PER_MS);
+    if (worker_is_reader(w))
+        return (5 + prng_below(p, 100)) * NS_PER_MS;
     return (10 + prng_below(p, 500)) * NS_PER_MS;
 }
 
@@ -88,7 +97,7 @@ static void worker_go_on(struct worker *w)
     if (r->auditor == w->node && w->number % WORKERS_PER_NODE == 0)
         worker_plan(w, 0);
     else if (!r->stopping)
-        worker_plan(w, worker_pause_ns(r));
+        worker_plan(w, worker_pause_ns(w));
 }
 
 static void worker_on_done(struct client_op *op)
@@ -119,7 +128,7 @@ static void choose_contended(struct worker *w, struct prng *p)
 {
     uint32_t left;
 
-    if (prng_chance(p, 1, 2)) /* everybody wants the same few */
+    if (prng_chance(p, 1, worker_is_reader(w) ? 8 : 2)) /* everybody wants the same few */
         w->first = (uint32_t)prng_below(p, 3);
     else
         w->first = (uint32_t)prng_below(p, CONTENDED);
@@ -127,7 +136,7 @@ static void choose_contended(struct worker *w, struct prng *p)
     w->span = prng_chance(p, 1, 2) ? 1 : 1 + (uint32_t)prng_below(p, SPAN_MAX);
     if (w->span > left)
         w->span = left;
-    w->op.kind = prng_chance(p, 1, 2) ? CLIENT_WRITE : CLIENT_READ;
+    w->op.kind = worker_is_reader(w) || prng_chance(p, 1, 2) ? CLIENT_READ : CLIENT_WRITE;
 }
 
 /* Its own block: what it was told last is what it must find. */
@@ -150,7 +159,7 @@ static void worker_choose(struct worker *w)
         w->first = r->audit_next++;
         w->span = 1;
         w->op.kind = CLIENT_READ;
-    } else if (prng_chance(p, 1, 6)) {
+    } else if (!worker_is_reader(w) && prng_chance(p, 1, 6)) {
         choose_private(w, p);
     } else {
         choose_contended(w, p);
@@ -260,6 +269,12 @@ void workers_lost(struct run *r, uint32_t node)
     }
 }
 
+void workers_stop(struct run *r)
+{
+    workers_burst(r, false);
+    r->stopping = true;
+}
+
 bool workers_idle(void *run)
 {
     const struct run *r = run;
@@ -281,7 +296,7 @@ void workers_burst(struct run *r, bool on)
     for (uint32_t i = 0; on && i < WORKERS; i++) {
         struct worker *w = &r->workers[i];
         if (r->cluster.nodes[w->node].running && !r->cluster.nodes[w->node].stopped && !w->busy)
-            worker_plan(w, worker_pause_ns(r));
+            worker_plan(w, worker_pause_ns(w));
     }
 }
 

@@ -95,7 +95,7 @@ void store_read_start(struct store *s, struct store_read *r)
 bool store_lookup(struct store *s, const struct store_id *id, struct store_object *out)
 {
     (void)s;
-    *out = (struct store_object){.id = *id, .pg = PG_ID, .version = world->version};
+    *out = (struct store_object){.id = *id, .pg = PG_ID, .version = world->version, .present = {1}};
     return world->version != 0;
 }
 
@@ -831,6 +831,28 @@ static void what_our_device_does_not_give_back_comes_from_another_member(void **
     assert_false(w->answered);
 }
 
+static void a_recovery_that_fails_for_bit_rot_does_not_end_the_repair(void **state)
+{
+    static const uint8_t empty[WIRE_LIST_HEAD];
+
+    (void)state;
+    activate();
+    world->version = osd_version(4, 7);
+    world->pg.epoch = 6;
+    world->pg.set_count = 2;
+    world_publish();
+    world_run(30);
+    answer(WIRE_LIST, 3, 0, empty, sizeof(empty));
+    world_run(30);
+    struct store_read *sr = world->read;
+    assert_non_null(sr); /* to copy it to OSD 3 */
+    world->read = NULL;
+    sr->result = -EBADMSG;
+    sr->done(sr);
+    world_run(100);
+    assert_non_null(call_to(WIRE_FETCH, 2));
+}
+
 static void a_repair_takes_no_other_version_than_our_own(void **state)
 {
     (void)state;
@@ -933,6 +955,7 @@ int main(void)
         TEST(a_refused_connection_is_about_the_life_at_that_address),
         TEST(a_member_that_left_does_not_end_the_recovery_that_brings_it_back),
         TEST(what_our_device_does_not_give_back_comes_from_another_member),
+        TEST(a_recovery_that_fails_for_bit_rot_does_not_end_the_repair),
         TEST(a_repair_takes_no_other_version_than_our_own),
         TEST(a_sub_write_out_of_order_is_refused),
         TEST(an_older_incarnation_is_refused),
