@@ -5,7 +5,8 @@
 #   deploy/quickstart.sh [--keep-running]
 #
 # Needs Debian 12 and root (or sudo), for the packages. Everything else is below build/ and a
-# temporary directory. Exit 0: every comparison held.
+# temporary directory. Exit 0: every comparison held. With --keep-running the cluster is left up, and
+# the last lines say how to use and how to stop it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/packages.sh
@@ -22,6 +23,7 @@ work="" demo_pid="" restarted_pid=""
 cleanup() {
     local rc=$?
     trap - EXIT INT TERM
+    [ $rc != 0 ] || [ $keep_running = 0 ] || exit 0
     if [ -n "$demo_pid" ]; then
         kill -TERM "$demo_pid" 2>/dev/null || true
         wait "$demo_pid" 2>/dev/null || true
@@ -55,7 +57,8 @@ say "built build/skerry in" "$(since "$begin") s"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/skerry-quickstart-XXXXXX")
 begin=$(now)
-"$skerry" demo --dir "$work/demo" --keep-data >"$work/demo.out" 2>&1 &
+# In a session of its own, so that with --keep-running it outlives this shell and its terminal.
+setsid "$skerry" demo --dir "$work/demo" --keep-data >"$work/demo.out" 2>&1 </dev/null &
 demo_pid=$!
 for _ in $(seq 600); do
     grep -qx ready "$work/demo.out" && break
@@ -128,7 +131,7 @@ say "both read back through node n2 in" "$(since "$begin") s: same bytes, e2fsck
 
 begin=$(now)
 mapfile -t argv < <(jq -r ".nodes[$victim].argv[]" "$json")
-"${argv[@]}" >>"$work/demo/n3.log" 2>&1 &
+setsid "${argv[@]}" >>"$work/demo/n3.log" 2>&1 </dev/null &
 restarted_pid=$!
 whole=0
 for _ in $(seq 600); do
@@ -146,10 +149,13 @@ say "and read back through it" "same bytes, e2fsck clean"
 "$skerry" status | sed -n '2,4p'
 
 if [ $keep_running = 1 ]; then
+    rm -f "$raw" "$work/list" "$work/fsck.out"
     echo
-    cat "$work/demo.out"
-    echo "The cluster keeps running; Ctrl-C stops it."
-    wait $demo_pid || true
-    demo_pid=""
+    sed -n '/^Try:/,/^$/p' "$work/demo.out"
+    echo "The cluster keeps running (its addresses: $json)."
+    echo "Stop it and remove its data with: kill $demo_pid; sleep 3; rm -r $work"
+else
+    echo
+    echo "To play with such a cluster: build/skerry demo, or deploy/quickstart.sh --keep-running"
 fi
 echo "quickstart: all held"
