@@ -113,7 +113,9 @@ if wanted process; then
     fi
     if [ $plain = 1 ]; then
         try "the demo as an ordinary user" 120 tests/process/demo_user.sh build
-        try "nodes killed under fio" 240 tests/process/kill_under_fio.sh build 40
+        try "no room" 240 tests/process/full.sh build
+        try "other nodes killed under fio" 240 tests/process/kill_under_fio.sh build 40
+        try "the served node killed under fio" 240 tests/process/kill_served_node.sh build 40
         try "all nodes killed at once" 240 tests/process/kill_all.sh build
     fi
 fi
@@ -131,8 +133,12 @@ fi
 
 if wanted tsan; then
     headline "ThreadSanitizer, for what crosses threads"
-    targets=$(ls tests/unit/test_io_*.c tests/unit/test_net_*.c 2>/dev/null | xargs -r -n 1 basename -s .c | tr '\n' ' ')
-    build build-tsan "$targets" -DSKERRY_SANITIZE=thread && unit build-tsan '^test_(io|net)_'
+    # The other tests run in one thread.
+    targets="test_io_uring test_io_contract test_net_uring test_gw_http"
+    if build build-tsan "skerry $targets" -DSKERRY_SANITIZE=thread; then
+        unit build-tsan "^(${targets// /|})\$"
+        try "a cluster by hand, under ThreadSanitizer" 240 tests/process/by_hand.sh build-tsan
+    fi
 fi
 
 if wanted fuzz; then
