@@ -254,30 +254,44 @@ static void begin_read_error(struct run *r)
 
 /* ---- The operator ---- */
 
+static bool leads_raft(struct run *r, uint32_t i)
+{
+    struct raft_core_status st;
+
+    if (!r->cluster.nodes[i].running || r->cluster.nodes[i].stopped)
+        return false;
+    meta_raft_status(r->cluster.nodes[i].meta, &st);
+    return st.leader == r->cluster.nodes[i].id;
+}
+
 static void begin_switch(struct run *r)
 {
     struct prng *p = sim_prng(r->sim);
     uint32_t i = (uint32_t)prng_below(p, CLUSTER_NODES);
     uint32_t to = (uint32_t)prng_below(p, CLUSTER_NODES);
 
+    if (leads_raft(r, to) && prng_chance(p, 3, 4))
+        to = (to + 1) % CLUSTER_NODES;
     if (cluster_switch_primaries(&r->cluster, i, r->cluster.nodes[to].osd) <= 0)
         return;
     fault_begin(r, FAULT_SWITCH, NS_PER_S);
     run_note(r, "primaries are to go to node, asked at node", to + 1, i + 1);
 }
 
+/* Who serves most; at times rather one that does not lead Raft, so that commands go on. */
 static uint32_t busiest_primary(struct run *r)
 {
-    uint32_t best = 0;
-    struct osd_status st, most = {.pgs_active = 0};
+    bool follower = prng_chance(sim_prng(r->sim), 3, 4);
+    uint32_t best = 0, most = 0;
 
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         const struct cluster_node *n = &r->cluster.nodes[i];
-        if (!n->running || n->stopped || n->osd_object == NULL)
+        struct osd_status st;
+        if (!n->running || n->stopped || n->osd_object == NULL || (follower && leads_raft(r, i)))
             continue;
         osd_status(n->osd_object, &st);
-        if (st.pgs_active > most.pgs_active || prng_chance(sim_prng(r->sim), 1, 4)) {
-            most = st;
+        if (st.pgs_active >= most) {
+            most = st.pgs_active;
             best = i;
         }
     }

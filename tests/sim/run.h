@@ -32,10 +32,12 @@ enum {
     SPAN_MAX = 4,
     WORKERS_PER_NODE = 4,
     WORKERS = WORKERS_PER_NODE * CLUSTER_NODES,
-    HOT = 16,     /* blocks around the border of two objects */
-    SPREAD = 4,   /* one block each of other objects */
-    SECTORS = 16, /* 512 bytes each, in two blocks: eight on each side of their border */
-    CONTENDED = HOT + SPREAD + SECTORS,
+    HOT = 16,             /* blocks around the border of two objects */
+    SPREAD = 4,           /* one block each of other objects */
+    SECTORS = 16,         /* 512 bytes each, in two blocks: eight on each side of their border */
+    WATCHED_PER_NODE = 2, /* blocks that its reader watches and others write */
+    WATCHED = WATCHED_PER_NODE * CLUSTER_NODES,
+    CONTENDED = HOT + SPREAD + SECTORS + WATCHED,
     REGISTERS = CONTENDED + WORKERS, /* and a block for each worker alone */
     FAULTS_MAX = 32,
 };

@@ -20,7 +20,11 @@ static void worker_plan(struct worker *w, uint64_t delay_ns)
     loop_timer_start(loop, &w->timer, loop_now(loop) + delay_ns);
 }
 
-/* One on each node only reads, and often: somebody is to notice when two serve at once. */
+/*
+ * One on each node only reads, and often: somebody is to notice when two serve at once. Most of
+ * what it reads its own node does not write, for a primary that is cut off does not answer reads of
+ * what is being written.
+ */
 static bool worker_is_reader(const struct worker *w)
 {
     return w->number % WORKERS_PER_NODE == 0;
@@ -128,15 +132,30 @@ static void choose_contended(struct worker *w, struct prng *p)
 {
     uint32_t left;
 
-    if (prng_chance(p, 1, worker_is_reader(w) ? 8 : 2)) /* everybody wants the same few */
+    if (prng_chance(p, 1, 2)) /* everybody wants the same few */
         w->first = (uint32_t)prng_below(p, 3);
     else
-        w->first = (uint32_t)prng_below(p, CONTENDED);
-    left = w->first < HOT ? HOT - w->first : w->first < HOT + SPREAD ? 1 : CONTENDED - w->first;
+        w->first = (uint32_t)prng_below(p, CONTENDED - WATCHED);
+    left = w->first < HOT            ? HOT - w->first
+           : w->first < HOT + SPREAD ? 1
+                                     : CONTENDED - WATCHED - w->first;
     w->span = prng_chance(p, 1, 2) ? 1 : 1 + (uint32_t)prng_below(p, SPAN_MAX);
     if (w->span > left)
         w->span = left;
     w->op.kind = worker_is_reader(w) || prng_chance(p, 1, 2) ? CLIENT_READ : CLIENT_WRITE;
+}
+
+/* A reader's own, or a writer's from another node. */
+static void choose_watched(struct worker *w, struct prng *p)
+{
+    uint32_t node = w->node;
+
+    if (!worker_is_reader(w))
+        node = (node + 1 + (uint32_t)prng_below(p, CLUSTER_NODES - 1)) % CLUSTER_NODES;
+    w->first = CONTENDED - WATCHED + node * WATCHED_PER_NODE;
+    w->first += (uint32_t)prng_below(p, WATCHED_PER_NODE);
+    w->span = 1;
+    w->op.kind = worker_is_reader(w) ? CLIENT_READ : CLIENT_WRITE;
 }
 
 /* Its own block: what it was told last is what it must find. */
@@ -159,6 +178,8 @@ static void worker_choose(struct worker *w)
         w->first = r->audit_next++;
         w->span = 1;
         w->op.kind = CLIENT_READ;
+    } else if (prng_chance(p, worker_is_reader(w) ? 7 : 1, 8)) {
+        choose_watched(w, p);
     } else if (!worker_is_reader(w) && prng_chance(p, 1, 6)) {
         choose_private(w, p);
     } else {
@@ -209,6 +230,8 @@ static void reg_place(struct reg *g, uint32_t i)
         g->offset = OBJECT - 8 * BLOCK + (uint64_t)i * BLOCK;
     } else if (i < HOT + SPREAD) {
         g->offset = (uint64_t)(10 + i) * OBJECT;
+    } else if (i >= CONTENDED - WATCHED && i < CONTENDED) {
+        g->offset = (uint64_t)(80 + i) * OBJECT;
     } else if (i < CONTENDED) {
         g->len = SECTOR;
         g->offset = 50ull * OBJECT + 2 * BLOCK - 8 * SECTOR + (uint64_t)(i - HOT - SPREAD) * SECTOR;
