@@ -20,10 +20,14 @@ enum {
 static_assert(CLEAN_GROUP_BYTES + RECORD_BYTES_MAX < (STORE_BATCH_BLOCKS - 2) * BLOCK_ROOM,
               "a group fits into a batch");
 
-/* Blocks that hold `bytes` of records: a quarter more for what the cuts leave empty. */
+uint64_t clean_blocks(uint64_t bytes)
+{
+    return (bytes + bytes / 4) / BLOCK_ROOM + 1;
+}
+
 uint64_t clean_reserve(uint64_t bytes)
 {
-    return (bytes + bytes / 4) / BLOCK_ROOM + CLEAN_SLACK;
+    return clean_blocks(bytes) + CLEAN_SLACK;
 }
 
 /* Start when three quarters of the play between "all copies" and "the limit" are used up, stop at

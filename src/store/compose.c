@@ -302,6 +302,7 @@ static void record_take_writes(struct store *s, struct record *r, struct object 
         list_remove(&w->queue_link);
         list_push(&r->writes, &w->object_link);
         w->record = r;
+        s->queued_bytes -= w->queued_bytes;
         r->unwritten += !w->data_written;
         r->undurable += !w->data_durable;
         for (uint32_t i = 0; i < w->freed_count; i++) {

@@ -17,7 +17,7 @@ enum {
     SUPER_COPIES = 3,
     SUPER_VERSION = 1,
 
-    RING_BLOCKS_MIN = 512,
+    RING_BLOCKS_MIN = 256, /* below, it would not hold a long record, copies and reserve */
     BLOCK_VERSION = 1,
     BLOCK_HEADER = 64,
     BLOCK_PAYLOAD = STORE_BLOCK - BLOCK_HEADER,

@@ -199,8 +199,9 @@ struct store {
     bool deferred_blocked; /* a write waits until its object may grow in the ring */
     uint64_t pg_serial_last;
     uint64_t objects_count, tombstones_count, dedups_count, blocks_capacity_total;
-    uint64_t live_bytes; /* of full records of all objects as they are */
-    uint64_t ring_bytes; /* … as a restart may find them */
+    uint64_t live_bytes;   /* of full records of all objects as they are */
+    uint64_t ring_bytes;   /* … as a restart may find them */
+    uint64_t queued_bytes; /* records of all writes that wait to be composed, at most */
     uint64_t promised_bytes, promised_slots;
     uint64_t live_limit;
 
@@ -309,8 +310,9 @@ void io_write_done(struct loop_op *op);
 void ring_init(struct store *s);
 void ring_deinit(struct store *s);
 uint64_t ring_used(const struct store *s); /* blocks that may not be written to */
-/* May `blocks` more be written, and `bytes` more be live, with room left to write all again? */
-bool ring_has_room(const struct store *s, uint64_t blocks, uint64_t bytes);
+/* May a write of `queued` bytes of record, that lets objects grow by `bytes`, join the queue? Then
+ * all that is queued finds room, at the latest when cleaning has gone through the whole ring. */
+bool ring_has_room(const struct store *s, uint64_t queued, uint64_t bytes);
 uint64_t ring_mark(const struct store *s);
 uint64_t ring_tail(const struct store *s, uint64_t first_new); /* where the tail may be now */
 void record_write_durable(struct record *r);
@@ -330,7 +332,10 @@ void compose_start_block(struct store *s, uint8_t *block, const uint64_t *drops,
                          bool raise_mark);
 
 /* clean.c */
-uint64_t clean_reserve(uint64_t live_bytes); /* ring blocks that copying this much may need */
+/* Ring blocks that hold `bytes` of records, with what the cuts between them leave empty. */
+uint64_t clean_blocks(uint64_t bytes);
+/* … and that are kept free for copying as much. */
+uint64_t clean_reserve(uint64_t bytes);
 void clean_gather(struct store *s);
 bool clean_is_ready(const struct store *s);
 

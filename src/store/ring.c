@@ -44,9 +44,13 @@ uint64_t ring_used(const struct store *s)
     return s->head + 1 - tail;
 }
 
-bool ring_has_room(const struct store *s, uint64_t blocks, uint64_t bytes)
+bool ring_has_room(const struct store *s, uint64_t queued, uint64_t bytes)
 {
-    return ring_used(s) + blocks + clean_reserve(s->ring_bytes + bytes) <= s->super.ring_blocks;
+    uint64_t used = ring_used(s), least = clean_reserve(s->live_bytes + bytes);
+
+    return (used > least ? used : least) + clean_blocks(s->queued_bytes + queued) +
+               clean_reserve(s->ring_bytes + bytes) <=
+           s->super.ring_blocks;
 }
 
 uint64_t ring_mark(const struct store *s)
@@ -289,7 +293,8 @@ bool ring_wants_empty(struct store *s)
 {
     if (!list_empty(&s->batches))
         return false;
-    if (!ring_has_room(s, 1, 0) && ring_tail(s, s->head + 1) == s->tail_durable)
+    if (ring_used(s) + clean_reserve(s->ring_bytes) >= s->super.ring_blocks &&
+        ring_tail(s, s->head + 1) == s->tail_durable)
         return false;
     if ((!list_empty(&s->deferred) || s->queue_blocked || s->cleaning) && ring_has_news(s))
         return true;

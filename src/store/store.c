@@ -15,6 +15,7 @@ enum {
     TURNOVER_SLOTS_MIN = 4 * STORE_BLOCKS_MAX,
     TURNOVER_PARTS = 20,  /* one part of the slots is kept for turnover */
     RING_SLOT_BYTES = 24, /* what a slot costs in the ring, with its part of an object */
+    RING_SIZE_MIN = 512,
     RING_LIVE_TENTHS = 3, /* of the ring that live state may take; README.md says why */
 };
 
@@ -27,8 +28,8 @@ static uint64_t ring_size(uint64_t blocks, uint32_t object_size)
         RING_SLOT_BYTES + (OBJECT_BYTES + RECORD_DEDUP) * (uint64_t)STORE_BLOCK / object_size;
     uint64_t ring = clean_reserve(blocks * per_slot) * 10 / RING_LIVE_TENTHS;
 
-    if (ring < RING_BLOCKS_MIN)
-        ring = RING_BLOCKS_MIN;
+    if (ring < RING_SIZE_MIN)
+        ring = RING_SIZE_MIN;
     return ring < blocks / 4 ? ring : blocks / 4;
 }
 
@@ -218,6 +219,8 @@ static void store_step(struct task *task)
     reads_submit_starved(s);
     clean_gather(s);
     compose(s);
+    if (s->queue_blocked && !s->cleaning)
+        store_wake(s); /* cleaning begins with the next step */
     ring_flush(s);
     ring_watch_idle(s);
     writes_finish(s);

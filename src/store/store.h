@@ -146,6 +146,7 @@ struct store_write {
     struct list flush_link;  /* in store.starved, .written, .flushing */
     uint32_t state;
     uint32_t promised_slots, promised_bytes; /* while it is deferred */
+    uint32_t queued_bytes;                   /* of a record, until it is composed */
     uint32_t data_blocks, data_next; /* blocks of data; how many of them were given to the device */
     uint32_t data_ops;               /* on the device */
     uint32_t slots_count, freed_count;

@@ -59,6 +59,27 @@ static uint32_t write_new_bytes(const struct store_write *w, const struct object
            write_dedups(w) * RECORD_DEDUP;
 }
 
+/* What composing it puts into the ring at most: what it changes, or the whole object with it. */
+static uint32_t write_record_bytes(const struct store_write *w, const struct object *o)
+{
+    uint32_t blocks = w->kind == STORE_ZERO ? w->len / STORE_BLOCK : w->data_blocks;
+    bool full = o->full_needed || o->trimmed || w->kind == STORE_REPLACE ||
+                o->next_dedups + write_dedups(w) > RECORD_DEDUPS_MAX;
+
+    return (uint32_t)OBJECT_BYTES + blocks * OBJECT_BLOCK_BYTES + write_dedups(w) * RECORD_DEDUP +
+           (full ? object_bytes(o) : 0);
+}
+
+static bool write_has_ring_room(const struct store *s, const struct store_write *w,
+                                const struct object *o)
+{
+    uint32_t bytes = w->promised_bytes;
+
+    if (o->bytes_ring == 0 && bytes == 0) /* purged before it was known */
+        bytes = OBJECT_BYTES;
+    return ring_has_room(s, write_record_bytes(w, o), bytes);
+}
+
 static int write_admit(struct store *s, struct store_write *w, const struct object *o)
 {
     uint32_t slots = write_new_slots(w, o);
@@ -237,6 +258,18 @@ void write_data_done(struct store_write *w)
         record_write_durable(record);
 }
 
+/* What comes with a full record of its own, or on top of one in flight, adds nothing to what a
+ * restart may find below it. */
+static void write_count_dedups(const struct store_write *w, struct object *o)
+{
+    if (w->kind == STORE_REPLACE || w->kind == STORE_PURGE)
+        o->next_dedups = o->dedups_count;
+    else
+        o->next_dedups += write_dedups(w);
+    if (o->ring_dedups < o->next_dedups)
+        o->ring_dedups = o->next_dedups;
+}
+
 static void write_apply(struct store *s, struct store_write *w)
 {
     struct object *o = w->object;
@@ -244,10 +277,11 @@ static void write_apply(struct store *s, struct store_write *w)
     w->state = WRITE_APPLIED;
     list_push(&s->writes, &w->link);
     s->writes_count++;
+    w->queued_bytes = write_record_bytes(w, o);
+    s->queued_bytes += w->queued_bytes;
     write_take_slots(s, w);
     write_change_object(s, w, o);
-    o->ring_dedups += write_dedups(w);
-    o->next_dedups += write_dedups(w);
+    write_count_dedups(w, o);
     object_account(s, o);
     list_push(&o->waiting, &w->object_link);
     list_push(&s->queue, &w->queue_link);
@@ -289,6 +323,7 @@ static void write_init(struct store *s, struct store_write *w)
     w->data_blocks = write_data_blocks(w);
     w->data_next = 0;
     w->data_ops = 0;
+    w->queued_bytes = 0;
     w->slots_count = 0;
     w->freed_count = 0;
     w->data_written = false;
@@ -317,7 +352,7 @@ static bool write_must_wait(const struct store *s, const struct store_write *w,
                             const struct object *o)
 {
     return o->deferred > 0 || s->writes_count == STORE_WRITES_MAX ||
-           (w->promised_bytes > 0 && !ring_has_room(s, 0, w->promised_bytes)) ||
+           !write_has_ring_room(s, w, o) ||
            (w->data_blocks > 0 && (s->slots.free < w->data_blocks || !list_empty(&s->deferred)));
 }
 
@@ -352,7 +387,7 @@ void writes_run_deferred(struct store *s)
         struct object *o = w->object;
         if (s->writes_count == STORE_WRITES_MAX || s->slots.free < w->data_blocks)
             return;
-        if (w->promised_bytes > 0 && !ring_has_room(s, 0, w->promised_bytes)) {
+        if (!write_has_ring_room(s, w, o)) {
             s->deferred_blocked = true;
             return;
         }
