@@ -2,6 +2,7 @@
  * skerry demo: a whole cluster on this machine, without root.
  *
  *   DIR/demo.json   where everything is; written aside and renamed before `ready` is printed
+ *   DIR/lock        held by the demo: another one leaves everything here alone
  *   DIR/nK/         the node directories; DIR/nK/disk its sparse disk; DIR/nK.log its stderr
  *
  * The nodes are children in process groups of their own, so that Ctrl-C reaches only the demo,
@@ -107,13 +108,19 @@ static int demo_failed(struct problem *p, const char *what, const char *path)
     return -1;
 }
 
-static bool demo_dir_is_empty(const char *dir)
+/* Nothing has a name that a demo uses, and removes when it ends. */
+static bool demo_dir_is_free(const char *dir)
 {
-    /* rmdir() would say it too, but would also do it. */
     struct stat st;
-    char path[DEMO_PATH_MAX];
-    snprintf(path, sizeof(path), "%s/n1", dir);
-    return stat(path, &st) < 0;
+    char path[DEMO_PATH_MAX], log[DEMO_PATH_MAX];
+    snprintf(path, sizeof(path), "%s/lock", dir);
+    bool is_free = lstat(path, &st) < 0;
+    for (int i = 1; i <= DEMO_NODES_MAX; i++) {
+        snprintf(path, sizeof(path), "%s/n%d", dir, i);
+        snprintf(log, sizeof(log), "%s/n%d.log", dir, i);
+        is_free = is_free && lstat(path, &st) < 0 && lstat(log, &st) < 0;
+    }
+    return is_free;
 }
 
 static int demo_make_dir(struct demo *d, const char *given, struct problem *p)
@@ -140,7 +147,7 @@ static int demo_make_dir(struct demo *d, const char *given, struct problem *p)
     }
     snprintf(json, sizeof(json), "%s/demo.json", d->dir);
     d->again = access(json, F_OK) == 0;
-    if (!d->again && !demo_dir_is_empty(d->dir)) {
+    if (!d->again && !demo_dir_is_free(d->dir)) {
         problem_set(p, PROBLEM_SAFETY, "not_a_demo", "%.200s holds something else", d->dir);
         problem_action(p, "choose an empty directory, or one that demo --keep-data left");
         return -1;
@@ -164,6 +171,8 @@ static void demo_remove(struct demo *d)
         unlink(d->nodes[i].log);
     }
     snprintf(path, sizeof(path), "%s/demo.json", d->dir);
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/lock", d->dir);
     unlink(path);
     if (d->dir_made || d->again)
         rmdir(d->dir);
@@ -331,16 +340,25 @@ static int demo_start_new(struct demo *d, struct problem *p)
     return 0;
 }
 
-static int demo_start(struct demo *d, struct problem *p)
+/* Another demo is at work here: its nodes are not ours to stop, nor is its data ours to remove. */
+static int demo_lock(const struct demo *d, struct problem *p)
 {
-    for (int i = 0; i < d->count; i++) {
-        if (nodedir_running(d->nodes[i].dir) == 0)
+    char path[DEMO_PATH_MAX];
+    if (nodedir_lock(d->dir, p) < 0)
+        return -1;
+    for (int i = 1; i <= DEMO_NODES_MAX; i++) {
+        snprintf(path, sizeof(path), "%s/n%d", d->dir, i);
+        if (nodedir_running(path) == 0)
             continue;
-        problem_set(p, PROBLEM_EXISTS, "node_running", "a node already runs in %.200s",
-                    d->nodes[i].dir);
+        problem_set(p, PROBLEM_EXISTS, "node_running", "a node already runs in %.200s", path);
         problem_action(p, "stop that demo first, or choose another --dir");
         return -1;
     }
+    return 0;
+}
+
+static int demo_start(struct demo *d, struct problem *p)
+{
     if (!d->again && demo_start_new(d, p) < 0)
         return -1;
     for (int i = 0; d->again && i < d->count; i++)
@@ -485,7 +503,7 @@ int cli_demo(struct cli *c, struct problem *p)
     signal(SIGTERM, SIG_DFL);
     signal(SIGPIPE, SIG_IGN);
 
-    if (demo_options(c, d, p) < 0 || demo_make_dir(d, c->dir, p) < 0)
+    if (demo_options(c, d, p) < 0 || demo_make_dir(d, c->dir, p) < 0 || demo_lock(d, p) < 0)
         return -1;
     int result = 0;
     for (int i = 0; i < d->count && result == 0; i++)
@@ -499,7 +517,8 @@ int cli_demo(struct cli *c, struct problem *p)
     while (result == 0 && !demo_wait(d, -1))
         ;
     demo_stop(d);
-    if (!d->keep_data)
+    /* What an earlier demo left goes only after it was up again: a failed start loses nothing. */
+    if (!d->keep_data && (result == 0 || !d->again))
         demo_remove(d);
     return result;
 }

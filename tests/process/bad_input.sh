@@ -30,6 +30,15 @@ admin=$(of 0 admin)
 listen=$(jq -r .listen "$(of 0 dir)/ports")
 nbd_port=$(of 0 nbd | sed 's/.*://')
 
+# A second demo in the same directory, and one where other things lie: both leave all as it is.
+refused 4 'already runs' "$skerry" demo --dir "$dir/demo" --size 1G
+"$skerry" --admin "$admin" status >/dev/null || fail "a second demo stopped the first"
+[ -e "$(of 2 dir)/identity" ] || fail "a second demo removed the first one's data"
+mkdir -p "$dir/home/n2"
+echo precious >"$dir/home/n2/file"
+refused 6 'holds something else' "$skerry" demo --dir "$dir/home" --size 1G
+[ -e "$dir/home/n2/file" ] || fail "a demo removed what was not its own"
+
 # Tokens.
 token=$("$skerry" token show --dir "$(of 0 dir)")
 join() { "$skerry" join "$1" --dir "$dir/j" --name j --listen "127.0.0.1:$(free_port)"; }
