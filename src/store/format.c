@@ -245,7 +245,7 @@ int record_decode(const uint8_t *buf, uint32_t len, uint64_t blocks, struct reco
     if ((out->flags & ~allowed) != 0 || out->runs_count > STORE_BLOCKS_MAX ||
         out->crcs_count > STORE_BLOCKS_MAX || out->dedups_count > RECORD_DEDUPS_MAX ||
         len != record_size(out->runs_count, out->crcs_count, out->dedups_count) ||
-        !record_runs_ok(buf, out, blocks))
+        (out->kind == RECORD_PURGE && len != RECORD_HEADER) || !record_runs_ok(buf, out, blocks))
         return -EBADMSG;
     return 0;
 }
