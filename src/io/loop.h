@@ -47,7 +47,8 @@ void loop_stop(struct loop *l);
 /*
  * After loop_run() returned: end what the kernel still holds. The loop is dead then: it calls
  * nobody any more, ops in flight never come back, and loop.h calls on it and its handles do
- * nothing (those that answer, answer -ECANCELED). So owners free their components in any order.
+ * nothing (those that answer, answer -ECANCELED); messages that were posted, or still are, are
+ * dropped unread. So owners free their components in any order.
  */
 void loop_halt(struct loop *l);
 

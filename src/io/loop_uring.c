@@ -29,6 +29,7 @@
 enum { TASKS_PER_TURN = 256, REAP_BATCH = 64 };
 
 #define INBOX_ASLEEP ((struct loop_msg *)(uintptr_t)1)
+#define INBOX_HALTED ((struct loop_msg *)(uintptr_t)2)
 
 /* user_data of entries that belong to no op */
 enum { ENTRY_IGNORED = 0, ENTRY_WAKE = 1 };
@@ -183,12 +184,28 @@ static void wake_done(struct uring_loop *l)
         wake_arm(l);
 }
 
+/* Nobody will run it, and its owner may free it at any time: it is not kept. A connection on its
+ * way here is ours. */
+static void post_to_halted(struct uring_loop *l, struct loop_msg *msg)
+{
+    if (!uring_net_is_moved(msg))
+        return;
+    msg->next = atomic_load_explicit(&l->moved_late, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&l->moved_late, &msg->next, msg,
+                                                  memory_order_acq_rel, memory_order_relaxed))
+        ;
+}
+
 static void uring_post(struct loop *base, struct loop_msg *msg)
 {
     struct uring_loop *l = uring_loop(base);
     struct loop_msg *old = atomic_load_explicit(&l->inbox, memory_order_relaxed);
 
     do {
+        if (old == INBOX_HALTED) {
+            post_to_halted(l, msg);
+            return;
+        }
         msg->next = old == INBOX_ASLEEP ? NULL : old;
     } while (!atomic_compare_exchange_weak_explicit(&l->inbox, &old, msg, memory_order_acq_rel,
                                                     memory_order_relaxed));
@@ -198,15 +215,15 @@ static void uring_post(struct loop *base, struct loop_msg *msg)
     }
 }
 
-/* The messages, oldest first. */
-static struct loop_msg *inbox_take(struct uring_loop *l)
+/* The messages, oldest first; `instead` takes their place. */
+static struct loop_msg *inbox_take(struct uring_loop *l, struct loop_msg *instead)
 {
     struct loop_msg *msg = atomic_load_explicit(&l->inbox, memory_order_relaxed);
     struct loop_msg *in_order = NULL;
 
-    if (msg == NULL)
+    if (msg == instead)
         return NULL;
-    msg = atomic_exchange_explicit(&l->inbox, NULL, memory_order_acq_rel);
+    msg = atomic_exchange_explicit(&l->inbox, instead, memory_order_acq_rel);
     while (msg != NULL && msg != INBOX_ASLEEP) {
         struct loop_msg *next = msg->next;
         msg->next = in_order;
@@ -218,7 +235,7 @@ static struct loop_msg *inbox_take(struct uring_loop *l)
 
 static void inbox_run(struct uring_loop *l)
 {
-    struct loop_msg *msg = inbox_take(l);
+    struct loop_msg *msg = inbox_take(l, NULL);
 
     while (msg != NULL) {
         struct loop_msg *next = msg->next;
@@ -389,6 +406,17 @@ static void cancel_submit(struct uring_loop *l, uint64_t entry)
     io_uring_sqe_set_data64(sqe, ENTRY_IGNORED);
 }
 
+/* The last look at what was posted: after this, messages are their owners' to free. */
+static void inbox_halt(struct uring_loop *l)
+{
+    for (struct loop_msg *msg = inbox_take(l, INBOX_HALTED); msg != NULL;) {
+        struct loop_msg *next = msg->next;
+        if (uring_net_is_moved(msg))
+            uring_net_take_moved(msg);
+        msg = next;
+    }
+}
+
 /*
  * Sockets' ops wait for peers and must be told to end. On another thread than the ring's own this
  * cannot be asked of the ring: but that thread is gone then, and no op of a thread that is gone
@@ -399,6 +427,7 @@ static void uring_halt(struct loop *base)
     struct uring_loop *l = uring_loop(base);
 
     l->is_halting = true;
+    inbox_halt(l);
     if (l->has_run && pthread_equal(l->thread, pthread_self())) {
         list_for_each (pos, &l->inflight)
             cancel_submit(l, (uint64_t)(uintptr_t)container_of(pos, struct loop_op, link));
@@ -417,11 +446,12 @@ static void uring_destroy(struct loop *base)
 {
     struct uring_loop *l = uring_loop(base);
 
-    for (struct loop_msg *msg = inbox_take(l); msg != NULL;) {
-        struct loop_msg *next = msg->next;
-        if (uring_net_is_moved(msg))
-            uring_net_take_moved(msg);
-        msg = next;
+    struct loop_msg *late = atomic_load_explicit(&l->moved_late, memory_order_acquire);
+
+    while (late != NULL) {
+        struct loop_msg *next = late->next;
+        uring_net_end_moved(late);
+        late = next;
     }
     uring_net_free_all(l);
     uring_file_free_all(l);

@@ -50,7 +50,8 @@ struct uring_loop {
     struct list conns;
 
     /* Touched by other threads. */
-    _Atomic(struct loop_msg *) inbox; /* newest first; or INBOX_ASLEEP */
+    _Atomic(struct loop_msg *) inbox;      /* newest first; or INBOX_ASLEEP, INBOX_HALTED */
+    _Atomic(struct loop_msg *) moved_late; /* connections that came after the halt */
     atomic_bool stop_posted;
     struct loop_msg stop_msg;
     int wake_fd;
@@ -173,6 +174,7 @@ void uring_net_free_all(struct uring_loop *l);
 /* A connection on its way to another loop; the message is in that loop's inbox. */
 bool uring_net_is_moved(const struct loop_msg *msg);
 void uring_net_take_moved(struct loop_msg *msg);
+void uring_net_end_moved(struct loop_msg *msg); /* close and free it */
 
 /* The back end's table, by part. */
 int uring_file_open(struct loop *l, const char *path, unsigned flags, struct loop_file **out);

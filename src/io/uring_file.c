@@ -135,7 +135,10 @@ int uring_file_resize(struct loop_file *base, uint64_t size, bool reserve)
         return -EINVAL;
     if (reserve && size > 0) {
         uint64_t old_size = uring_file_size(base);
-        int err = posix_fallocate(f->fd, 0, (off_t)size);
+        int err;
+        do /* on some file systems a signal, also one that stops and continues us, ends it early */
+            err = posix_fallocate(f->fd, 0, (off_t)size);
+        while (err == EINTR);
         if (err != 0 && old_size < size && ftruncate(f->fd, (off_t)old_size) != 0)
             return -errno;
         if (err != 0)
@@ -185,6 +188,11 @@ void uring_file_complete(struct uring_loop *l, struct loop_op *op, int res)
 {
     struct uring_state *s = uring_state(op);
 
+    /* Not done, for a signal or for lack of a moment's memory: no word about the device. */
+    if (s->kind != URING_FLUSH && (res == -EINTR || res == -EAGAIN)) {
+        uring_resume(l, op);
+        return;
+    }
     if (res < 0 || s->kind == URING_FLUSH) {
         file_finish(l, op, res);
         return;

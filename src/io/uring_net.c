@@ -15,7 +15,14 @@
  * last one has come back. Ops that never reached the kernel are ended when their turn comes.
  */
 
-enum { LISTEN_BACKLOG = 4096, CONNECT_SYN_RETRIES = 3 /* a silent host: -ETIMEDOUT after 15 s */ };
+enum {
+    LISTEN_BACKLOG = 4096,
+    CONNECT_SYN_RETRIES = 3, /* a silent host: -ETIMEDOUT after 15 s */
+    /* One that falls silent later, with nothing to say to it: after two minutes. */
+    KEEPALIVE_IDLE_S = 60,
+    KEEPALIVE_INTERVAL_S = 15,
+    KEEPALIVE_PROBES = 4,
+};
 
 static struct uring_conn *conn_of(struct loop_conn *c)
 {
@@ -71,6 +78,15 @@ static void set_option(int fd, int level, int name, int value)
 
 /* ---- Connections ---- */
 
+static void conn_set_options(int fd)
+{
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
+}
+
 static struct loop_conn *conn_new(struct uring_loop *l, int fd, const struct sockaddr_in6 *peer)
 {
     struct uring_conn *c = mem_zalloc(sizeof(*c));
@@ -79,7 +95,7 @@ static struct loop_conn *conn_new(struct uring_loop *l, int fd, const struct soc
     c->fd = fd;
     addr_from_sockaddr(peer, &c->peer);
     if (peer->sin6_family != AF_UNIX)
-        set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+        conn_set_options(fd);
     list_init(&c->link);
     list_push(&l->conns, &c->link);
     return &c->base;
@@ -488,6 +504,14 @@ static void socket_end(int fd)
 {
     shutdown(fd, SHUT_RDWR); /* an op of a thread that is gone may still refer to it */
     close(fd);
+}
+
+void uring_net_end_moved(struct loop_msg *msg)
+{
+    struct uring_conn *c = container_of(msg, struct uring_conn, moved);
+
+    socket_end(c->fd);
+    free(c);
 }
 
 static void connects_end(struct list *ops)

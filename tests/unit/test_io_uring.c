@@ -241,6 +241,30 @@ static void an_unstarted_loop_with_ops_is_destroyed_without_a_trace(void **state
         assert_int_equal(connect[i].count, 0);
 }
 
+static void on_never(struct loop_msg *msg)
+{
+    (void)msg;
+    fail();
+}
+
+/* A message that comes too late is its owner's again; the sanitizers watch. */
+static void a_halted_loop_forgets_what_was_posted(void **state)
+{
+    struct loop *l;
+    struct loop_msg *early = calloc(1, sizeof(*early)), *late = calloc(1, sizeof(*late));
+
+    (void)state;
+    assert_int_equal(loop_uring_create(&l, 4), 0);
+    early->run = on_never;
+    late->run = on_never;
+    loop_post(l, early);
+    loop_halt(l);
+    loop_post(l, late);
+    free(early);
+    free(late);
+    loop_destroy(l);
+}
+
 /* ---- Unix sockets, odd files ---- */
 
 static void unix_socket_leave_dead(const char *path)
@@ -309,6 +333,7 @@ int main(void)
         cmocka_unit_test(an_op_started_before_the_loop_runs_comes_back_on_its_thread),
         cmocka_unit_test(a_loop_whose_thread_is_gone_is_ended_by_another),
         cmocka_unit_test(an_unstarted_loop_with_ops_is_destroyed_without_a_trace),
+        cmocka_unit_test(a_halted_loop_forgets_what_was_posted),
         cmocka_unit_test(a_unix_socket_replaces_a_dead_one_and_not_a_living_one),
         cmocka_unit_test(what_is_neither_file_nor_device_does_not_open_and_does_not_hang),
     };
