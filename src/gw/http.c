@@ -31,15 +31,22 @@ static int http_unix_bind(int fd, const struct sockaddr_un *name)
     return chmod(name->sun_path, 0660) < 0 ? -errno : 0;
 }
 
-/* True when a server answers on this socket file; false when it is a leftover. */
-static bool http_unix_is_alive(const struct sockaddr_un *name)
+/* 0: what was in the way is gone, a socket file that nobody answers on. Anything else stays. */
+static int http_unix_clear(const struct sockaddr_un *name)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct stat st;
+    if (lstat(name->sun_path, &st) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (!S_ISSOCK(st.st_mode))
+        return -EEXIST;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return true;
-    bool alive = connect(fd, (const struct sockaddr *)name, sizeof(*name)) == 0;
+        return -errno;
+    int error = connect(fd, (const struct sockaddr *)name, sizeof(*name)) < 0 ? errno : 0;
     close(fd);
-    return alive;
+    if (error != ECONNREFUSED)
+        return -EADDRINUSE;
+    return unlink(name->sun_path) < 0 ? -errno : 0;
 }
 
 static int http_listen_unix(const char *path, int *out)
@@ -53,8 +60,11 @@ static int http_listen_unix(const char *path, int *out)
         return -errno;
 
     int result = http_unix_bind(fd, &name);
-    if (result == -EADDRINUSE && !http_unix_is_alive(&name) && unlink(path) == 0)
-        result = http_unix_bind(fd, &name);
+    if (result == -EADDRINUSE) {
+        result = http_unix_clear(&name);
+        if (result == 0)
+            result = http_unix_bind(fd, &name);
+    }
     if (result == 0 && listen(fd, HTTP_REQUESTS_MAX) < 0)
         result = -errno;
     if (result < 0) {

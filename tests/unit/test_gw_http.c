@@ -326,6 +326,24 @@ static void a_socket_in_use_is_refused_and_a_dead_one_replaced(void **state)
     assert_non_null(strstr(answer, "/again"));
 }
 
+static void a_file_that_is_no_socket_is_left_alone(void **state)
+{
+    struct world *w = *state, other = *w;
+    char text[16] = "";
+    world_close_server(w);
+    FILE *f = fopen(w->path, "w");
+    fputs("precious", f);
+    fclose(f);
+    assert_int_equal(world_open(&other), -EEXIST);
+    f = fopen(w->path, "r");
+    assert_non_null(f);
+    assert_non_null(fgets(text, sizeof(text), f));
+    fclose(f);
+    assert_string_equal(text, "precious");
+    unlink(w->path);
+    assert_int_equal(world_open(w), 0);
+}
+
 static void a_path_that_fits_no_socket_address_is_refused(void **state)
 {
     struct world *w = *state, other = *w;
@@ -350,6 +368,7 @@ int main(void)
         WORLD_TEST(clients_that_hang_up_while_their_request_sleeps_do_no_harm),
         WORLD_TEST(a_server_that_refuses_answers_what_sleeps_and_nothing_new),
         WORLD_TEST(a_socket_in_use_is_refused_and_a_dead_one_replaced),
+        WORLD_TEST(a_file_that_is_no_socket_is_left_alone),
         WORLD_TEST(a_path_that_fits_no_socket_address_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
