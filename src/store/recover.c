@@ -436,7 +436,8 @@ static void recover_start_block(struct recovery *r)
         recover_fail(r, -ENOSPC, "its log is full");
         return;
     }
-    compose_start_block(s, r->buf, drops->items + r->drops_named, count, count == left);
+    compose_start_block(s, r->buf, count > 0 ? drops->items + r->drops_named : NULL, count,
+                        count == left);
     r->drops_named += count;
     r->state = RECOVER_START_BLOCK;
     recover_write(r, s->super.ring_first + s->head % s->super.ring_blocks, r->buf);
