@@ -50,6 +50,24 @@ static int node_check_space(const char *dir, struct problem *p)
     return -1;
 }
 
+/*
+ * A node that has run, or founded the cluster, has a term and a vote. Without them it would start
+ * as one that never promised anything, and vote a second time under the same number.
+ */
+static int node_check_log(const struct node *n, struct problem *p)
+{
+    char term[NODEDIR_PATH_MAX], ports[NODEDIR_PATH_MAX];
+    if (!nodedir_path(n->conf.dir, "raft/term", term, sizeof(term)) ||
+        !nodedir_path(n->conf.dir, "ports", ports, sizeof(ports)) || access(term, F_OK) == 0 ||
+        errno != ENOENT || (!n->identity.founder && access(ports, F_OK) < 0))
+        return 0;
+    problem_set(p, PROBLEM_FAILED, "log_missing", "the cluster state in %.200s/raft is gone",
+                n->conf.dir);
+    problem_why(p, "this node has voted, and no longer knows for whom");
+    problem_action(p, "restore it, or join anew with another --dir and another name: skerry join");
+    return -1;
+}
+
 /* The folder of the default admin socket may be missing; of one that was named it must be there. */
 static void node_make_admin_dir(const char *admin)
 {
@@ -68,7 +86,7 @@ static int node_prepare(struct node *n, const struct cli *c, struct problem *p)
     if (node_conf_read(c, &n->conf, p) < 0 ||
         nodedir_read_identity(n->conf.dir, &n->identity, p) < 0 ||
         nodedir_lock(n->conf.dir, p) < 0 || node_check_space(n->conf.dir, p) < 0 ||
-        node_conf_complete(&n->conf, &n->identity, p) < 0)
+        node_check_log(n, p) < 0 || node_conf_complete(&n->conf, &n->identity, p) < 0)
         return -1;
 
     char addr[LOOP_ADDR_STR];
@@ -99,6 +117,8 @@ static int node_write_ports(struct node *n, struct problem *p)
     json_t *ports = json_pack("{s:s, s:s, s:s}", "listen", listen, "advertise", advertise, "admin",
                               n->conf.admin);
     loop_addr_format(&n->conf.nbd, nbd, sizeof(nbd));
+    if (ports == NULL)
+        return problem_set(p, PROBLEM_USAGE, "usage", "the admin socket's path is not valid UTF-8");
     json_object_set_new(ports, "nbd", n->conf.nbd_off ? json_null() : json_string(nbd));
     char *text = json_dumps(ports, JSON_INDENT(2));
     json_decref(ports);
@@ -135,9 +155,11 @@ static void node_signals(sigset_t *set)
     sigaddset(set, SIGHUP);
 }
 
+static volatile sig_atomic_t node_exit_code; /* of an end that takes too long */
+
 static void node_end_now(int sig)
 {
-    _exit(sig == SIGALRM ? 0 : 130);
+    _exit(sig == SIGALRM ? (int)node_exit_code : 130);
 }
 
 /* From here on: a second signal, or too long a drain, ends the process where it stands. */
@@ -259,6 +281,7 @@ int node_main(struct cli *c, struct problem *p)
     signal(SIGTERM, SIG_DFL);
 
     int result = node_run(n, &set, p);
+    node_exit_code = result < 0 ? problem_exit_code(p->kind) : 0;
     node_arm_end(&set);
     if (n->control.running)
         node_stop_serving(n);

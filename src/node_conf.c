@@ -12,8 +12,9 @@
 struct conf_file {
     struct node_conf *conf;
     struct problem *p;
-    const char *path;
-    bool refused; /* p says why */
+    FILE *file;
+    int line;    /* that is being read */
+    int refused; /* the first line that was refused, which p tells of; 0: none */
 };
 
 static bool conf_log_level(const char *text, enum log_level *out)
@@ -87,6 +88,8 @@ static bool conf_set(struct node_conf *conf, enum conf_key what, const char *val
 static int conf_line(void *arg, const char *section, const char *key, const char *value)
 {
     struct conf_file *f = arg;
+    if (f->refused != 0)
+        return 0;
     for (size_t i = 0; i < COUNT_OF(conf_keys); i++) {
         if (strcmp(conf_keys[i].section, section) != 0 || strcmp(conf_keys[i].key, key) != 0)
             continue;
@@ -96,29 +99,42 @@ static int conf_line(void *arg, const char *section, const char *key, const char
                     section, key, value);
         if (conf_keys[i].what == CONF_NOT_YET)
             problem_why(f->p, "this version has no such gateway");
-        f->refused = true;
+        f->refused = f->line;
         return 0;
     }
     problem_set(f->p, PROBLEM_USAGE, "bad_config", "[%.40s] %.100s is not a key of the node file",
                 section, key);
     problem_action(f->p, "docs/reference/node-conf.md lists them");
-    f->refused = true;
+    f->refused = f->line;
     return 0;
+}
+
+/* fgets() that counts: the parser goes on behind an error, and tells of the first only. */
+static char *conf_next_line(char *dst, int size, void *arg)
+{
+    struct conf_file *f = arg;
+    char *line = fgets(dst, size, f->file);
+    f->line += line != NULL;
+    return line;
 }
 
 static int conf_read_file(const char *path, bool must_exist, struct node_conf *conf,
                           struct problem *p)
 {
-    struct conf_file f = {.conf = conf, .p = p, .path = path};
-    int line = ini_parse(path, conf_line, &f);
-    if (line == 0 || (line < 0 && !must_exist && errno == ENOENT))
+    struct conf_file f = {.conf = conf, .p = p, .file = fopen(path, "re")};
+    if (f.file == NULL && !must_exist && (errno == ENOENT || errno == ENOTDIR))
         return 0;
-    if (line < 0) {
+    int line = f.file != NULL ? ini_parse_stream(conf_next_line, &f, conf_line, &f) : -1;
+    bool failed = f.file == NULL || ferror(f.file) != 0;
+    if (failed) {
         problem_set(p, PROBLEM_USAGE, "bad_config", "cannot read %.200s", path);
         problem_why(p, "%s", strerror(errno));
-        return -1;
     }
-    if (!f.refused)
+    if (f.file != NULL)
+        fclose(f.file);
+    if (failed || line == 0)
+        return failed ? -1 : 0;
+    if (f.refused != line)
         problem_set(p, PROBLEM_USAGE, "bad_config", "this is no `key = value`");
     char message[PROBLEM_TEXT_MAX];
     str_copy(message, sizeof(message), p->message);
@@ -147,6 +163,7 @@ static int conf_read_options(const struct cli *c, struct node_conf *conf, struct
 
 int node_conf_read(const struct cli *c, struct node_conf *out, struct problem *p)
 {
+    char own[NODEDIR_PATH_MAX];
     const char *file = cli_value(c, "--config");
     const char *admin = c->admin != NULL ? c->admin : getenv("SKERRY_ADMIN");
 
@@ -155,11 +172,15 @@ int node_conf_read(const struct cli *c, struct node_conf *out, struct problem *p
     loop_addr_parse("127.0.0.1:10809", &out->nbd);
     if (c->dir != NULL && !str_copy(out->dir, sizeof(out->dir), c->dir))
         return problem_set(p, PROBLEM_USAGE, "usage", "--dir is too long");
-    if (conf_read_file(file != NULL ? file : "/etc/skerry/node.conf", file != NULL, out, p) < 0 ||
-        conf_read_options(c, out, p) < 0)
+    if (conf_read_file(file != NULL ? file : "/etc/skerry/node.conf", file != NULL, out, p) < 0)
         return -1;
     if (out->dir[0] == '\0')
         str_copy(out->dir, sizeof(out->dir), cli_dir(c));
+    if (!nodedir_path(out->dir, "node.conf", own, sizeof(own)))
+        return problem_set(p, PROBLEM_USAGE, "usage", "--dir is too long");
+    if ((file == NULL && conf_read_file(own, false, out, p) < 0) ||
+        conf_read_options(c, out, p) < 0)
+        return -1;
     if (admin == NULL || admin[0] == '\0')
         return cli_admin_default(out->admin, sizeof(out->admin), p);
     if (!str_copy(out->admin, sizeof(out->admin), admin))
