@@ -100,10 +100,19 @@ static char *file_read(const char *dir, const char *name)
     return text;
 }
 
+/* Its name must last as long as what is promised in it. */
+static int dir_make(const char *dir)
+{
+    char parent[NODEDIR_PATH_MAX];
+    if (mkdir(dir, 0700) < 0)
+        return errno == EEXIST ? 0 : -1;
+    return nodedir_path(dir, "..", parent, sizeof(parent)) ? dir_sync(parent) : 0;
+}
+
 int nodedir_create(const char *dir, struct problem *p)
 {
     char path[NODEDIR_PATH_MAX];
-    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+    if (dir_make(dir) < 0)
         return dir_failed(p, "make", dir);
     if (!nodedir_path(dir, "identity", path, sizeof(path))) {
         errno = ENAMETOOLONG;
@@ -127,6 +136,31 @@ int nodedir_create(const char *dir, struct problem *p)
 }
 
 /* ---- Identity ---- */
+
+int nodedir_join_id(const char *dir, uint8_t id[16], struct problem *p)
+{
+    char hex[34];
+    char *text = file_read(dir, "joining");
+    bool known = text != NULL && strlen(text) == 33 && text[32] == '\n';
+    if (known) {
+        text[32] = '\0';
+        known = hex_decode(text, id, 16);
+    }
+    free(text);
+    if (known)
+        return 0;
+    hex_encode(id, 16, hex, sizeof(hex));
+    hex[32] = '\n';
+    hex[33] = '\0';
+    return nodedir_write_file(dir, "joining", hex, p);
+}
+
+void nodedir_joined(const char *dir)
+{
+    char path[NODEDIR_PATH_MAX];
+    if (nodedir_path(dir, "joining", path, sizeof(path)) && unlink(path) == 0)
+        dir_sync(dir);
+}
 
 int nodedir_write_identity(const char *dir, const struct identity *id, struct problem *p)
 {

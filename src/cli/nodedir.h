@@ -6,6 +6,7 @@
  *   incarnation   how often the node was started; durable before the node talks to anybody
  *   pid           of the node that runs, removed when it stops in order
  *   ports         JSON: where the node listens, kept so that a restart listens there again
+ *   joining       the join_id while a join is under way: a second attempt is the same join
  *   raft/ osd/    the log; one link a disk, named by the OSD's number
  *
  * The identity is lines of key = value:
@@ -54,6 +55,11 @@ int nodedir_create(const char *dir, struct problem *p);
 
 int nodedir_write_identity(const char *dir, const struct identity *id, struct problem *p);
 int nodedir_read_identity(const char *dir, struct identity *out, struct problem *p);
+
+/* The number that a join from this directory goes by: `id`, or the one of an earlier attempt that
+ * may have been heard. Until the identity is written; then nodedir_joined(). */
+int nodedir_join_id(const char *dir, uint8_t id[16], struct problem *p);
+void nodedir_joined(const char *dir);
 
 /* Held until the process ends. Refused when another one has it. */
 int nodedir_lock(const char *dir, struct problem *p);

@@ -161,9 +161,11 @@ int setup_join(const char *dir, const char *token, const char *name, const char 
     }
     if (setup_name(name, id, p) < 0 || setup_listen(listen, id, p) < 0 ||
         setup_random(id->join_id, sizeof(id->join_id), p) < 0 || nodedir_create(dir, p) < 0 ||
-        join_cluster(id, p) < 0)
+        nodedir_join_id(dir, id->join_id, p) < 0 || join_cluster(id, p) < 0 ||
+        nodedir_write_identity(dir, id, p) < 0)
         return -1;
-    return nodedir_write_identity(dir, id, p);
+    nodedir_joined(dir);
+    return 0;
 }
 
 /* ---- The commands ---- */
