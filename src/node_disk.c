@@ -54,18 +54,21 @@ static int disk_is_blank(const char *path, bool *blank)
 {
     static const uint8_t zeros[4096];
     uint8_t block[sizeof(zeros)];
+    int result = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
     *blank = true;
     for (off_t at = 0; at < DISK_LOOK_AT && *blank; at += (off_t)sizeof(block)) {
         ssize_t len = pread(fd, block, sizeof(block), at);
+        if (len < 0)
+            result = -errno;
         if (len <= 0)
             break;
         *blank = memcmp(block, zeros, (size_t)len) == 0;
     }
     close(fd);
-    return 0;
+    return result;
 }
 
 static int disk_refuse_used(struct disk_job *j)
@@ -118,6 +121,23 @@ static int disk_probe(struct disk_job *j)
     return disk_refuse_used(j);
 }
 
+/* Whoever serves it holds its lock: also a node of ours, from which it is then not taken. */
+static int disk_refuse_locked(struct disk_job *j)
+{
+    struct loop_file *f;
+    int result = loop_file_open(j->loop, j->path, LOOP_FILE_WRITE | LOOP_FILE_LOCK, &f);
+    if (result == 0) {
+        loop_file_close(f);
+        return 0;
+    }
+    if (result != -EWOULDBLOCK && result != -EBUSY)
+        return disk_failed(j, "disk_failed", "open", result);
+    problem_set(&j->d->problem, PROBLEM_SAFETY, "disk_in_use", "%.200s is in use", j->path);
+    problem_why(&j->d->problem, "another process, or the system itself, has it open");
+    problem_action(&j->d->problem, "stop what uses it, or choose another");
+    return -1;
+}
+
 static int disk_no_size(struct disk_job *j)
 {
     problem_set(&j->d->problem, PROBLEM_USAGE, "size_missing", "%.200s does not exist", j->path);
@@ -154,7 +174,7 @@ static int disk_look(struct disk_job *j)
     j->size = j->d->size != 0 ? j->d->size : size;
     if (S_ISREG(st.st_mode) && j->size < size && size >= DISK_SIZE_MIN && !j->d->force)
         j->size = size; /* never cut what is there */
-    return size == 0 ? 0 : disk_probe(j);
+    return size > 0 && disk_probe(j) < 0 ? -1 : disk_refuse_locked(j);
 }
 
 /* ---- Reserving ---- */
