@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/check.h"
 #include "base/text.h"
 #include "cli/nodedir.h"
 
@@ -177,18 +178,18 @@ static int cli_parse(struct cli *c, int argc, char **argv, bool *help, struct pr
     int used = 0;
     if (cli_collect_words(argc, argv, &w, p) < 0)
         return -1;
-    *help = w.help || w.count == 0;
+    *help = w.help;
     if (w.count == 0 && !w.help) {
         problem_set(p, PROBLEM_USAGE, "usage", "no command was given");
         problem_action(p, "skerry help shows them all; skerry demo is a good start");
         return -1;
     }
-    if (w.count == 0)
+    if (w.count == 0) {
+        cli_help_all();
         return 0;
+    }
     c->command = cli_find_command(w.words, w.count, &used);
-    if (w.help && c->command == NULL && !cli_help_command(w.words[0], NULL))
-        return cli_bad_command(w.words, w.count, p);
-    if (w.help)
+    if (w.help && (c->command != NULL || cli_help_command(w.words[0], NULL)))
         return 0;
     if (c->command == NULL)
         return cli_bad_command(w.words, w.count, p);
@@ -209,9 +210,13 @@ const char *cli_value(const struct cli *c, const char *name)
 
 int cli_parse_size(const char *text, const char *what, uint64_t *out, struct problem *p)
 {
-    if (str_to_size(text, out) && *out > 0)
+    bool is_size = str_to_size(text, out) && *out > 0;
+    if (is_size && *out <= INT64_MAX)
         return 0;
-    problem_set(p, PROBLEM_USAGE, "invalid_size", "%s: \"%.100s\" is not a size", what, text);
+    problem_set(p, PROBLEM_USAGE, "invalid_size",
+                is_size ? "%s: \"%.100s\" is more than anything can hold"
+                        : "%s: \"%.100s\" is not a size",
+                what, text);
     problem_action(p, "say bytes, or a number with K, M, G, T or P: 10G");
     return -1;
 }
@@ -298,18 +303,34 @@ static bool cli_wants_json(int argc, char **argv)
     return form != NULL && strcmp(form, "json") == 0;
 }
 
+/* Names and paths travel in JSON, which is UTF-8. */
+static int cli_check_text(int argc, char **argv, struct problem *p)
+{
+    const char *texts[] = {getenv("SKERRY_ADMIN"), getenv("XDG_RUNTIME_DIR")};
+    bool ok = true;
+    for (int i = 1; i < argc + (int)COUNT_OF(texts); i++) {
+        const char *text = i < argc ? argv[i] : texts[i - argc];
+        json_t *string = text != NULL ? json_string(text) : json_null();
+        ok = ok && string != NULL;
+        json_decref(string);
+    }
+    return ok ? 0
+              : problem_set(p, PROBLEM_USAGE, "usage",
+                            "an argument, SKERRY_ADMIN or XDG_RUNTIME_DIR is not valid UTF-8");
+}
+
 int cli_main(int argc, char **argv, const struct cli_hooks *hooks)
 {
     struct cli c = {.hooks = hooks, .json = cli_wants_json(argc, argv)};
     struct problem p = {0};
     bool help = false;
 
-    int result = cli_parse(&c, argc, argv, &help, &p);
+    int result = cli_check_text(argc, argv, &p);
+    if (result == 0)
+        result = cli_parse(&c, argc, argv, &help, &p);
     if (result == 0 && help) {
         if (c.command != NULL)
             cli_help_command(c.command->noun, c.command->verb);
-        else if (argc > 1 && argv[1][0] == '-')
-            cli_help_all();
         return 0;
     }
     if (result == 0)

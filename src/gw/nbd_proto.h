@@ -32,7 +32,7 @@ enum {
     NBD_OPTION_HEADER_SIZE = 16,
     NBD_REQUEST_SIZE = 28,
     NBD_REPLY_SIZE = 16,
-    NBD_NAME_MAX = 128,             /* with the terminator: DESIGN.md section 17 */
+    NBD_NAME_MAX = 129,             /* with the terminator: DESIGN.md section 17 */
     NBD_PAYLOAD_MAX = 8192,         /* of an option that we read: a name of 4,096 and a list */
     NBD_PAYLOAD_DROP_MAX = 1 << 20, /* of one that we do not */
     NBD_OUT_MAX = 1024,

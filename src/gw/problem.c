@@ -101,13 +101,27 @@ enum problem_kind problem_of_errno(int error)
     }
 }
 
+/* A text may quote anything, and may have been cut in the middle of a character; JSON is UTF-8. */
+static json_t *problem_string(const char *text)
+{
+    char plain[PROBLEM_TEXT_MAX];
+    json_t *string = json_string(text);
+    if (string != NULL)
+        return string;
+    snprintf(plain, sizeof(plain), "%s", text);
+    for (char *c = plain; *c != '\0'; c++)
+        if ((unsigned char)*c >= 0x80)
+            *c = '?';
+    return json_string(plain);
+}
+
 json_t *problem_to_json(const struct problem *p)
 {
     json_t *object = json_object();
     json_object_set_new(object, "code", json_string(p->code));
-    json_object_set_new(object, "message", json_string(p->message));
-    json_object_set_new(object, "why", json_string(p->why));
-    json_object_set_new(object, "action", json_string(p->action));
+    json_object_set_new(object, "message", problem_string(p->message));
+    json_object_set_new(object, "why", problem_string(p->why));
+    json_object_set_new(object, "action", problem_string(p->action));
     return object;
 }
 

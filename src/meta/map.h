@@ -15,7 +15,7 @@
 #include "io/loop.h"
 
 enum {
-    META_NAME_MAX = 128, /* with the terminator */
+    META_NAME_MAX = 129, /* with the terminator */
     META_REPLICAS_MAX = 7,
     META_STALE_MAX = 8,
     META_PGS_MAX = 1 << 16,

@@ -65,10 +65,40 @@ printf '[node]\nname = nobody\n[nbd]\nlisten = 127.0.0.1:0\ncolour = blue\n' >"$
 refused 2 'line 5' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
 printf '[log]\nlevel = loud\n' >"$dir/node.conf"
 refused 2 'line 2' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
+printf '[node]\nfoo = 1\nbar = 2\n' >"$dir/node.conf"
+refused 2 'line 2: .*foo' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
+printf '[node]\nname nobody\nbar = 2\n' >"$dir/node.conf"
+refused 2 'line 2: this is no' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
+printf '[node]\n\nbar = 2\n' >"$dir/nobody/node.conf"
+refused 2 'nobody/node.conf line 3' "$skerry" node --dir "$dir/nobody" --admin "$dir/e.sock"
+rm "$dir/nobody/node.conf"
+echo precious >"$dir/file"
+refused 1 'File exists' "$skerry" node --dir "$dir/nobody" --admin "$dir/file" --nbd off
+grep -qx precious "$dir/file" || fail "a file in the place of the admin socket was removed"
+refused 2 'UTF-8' "$skerry" node --dir "$dir/nobody" --admin "$dir/"$'\xff' --nbd off
+
+# A node whose log is gone must not vote again under its number.
+"$skerry" init --dir "$dir/wiped" --name wiped --listen "127.0.0.1:$(free_port)" >/dev/null
+rm -r "$dir/wiped/raft"
+refused 1 'is gone' "$skerry" node --dir "$dir/wiped" --admin "$dir/e.sock" --nbd off
+
+# A join that the cluster heard of and this machine did not: tried again, it is the same join.
+mkdir -p "$dir/cut/identity.new"
+refused 1 'cannot write' "$skerry" join "$token" --dir "$dir/cut" --name cut --listen "127.0.0.1:$(free_port)"
+rmdir "$dir/cut/identity.new"
+"$skerry" join "$token" --dir "$dir/cut" --name cut --listen "127.0.0.1:$(free_port)" >/dev/null ||
+    fail "a join that was cut off cannot be tried again"
+refused 4 'named cut already' "$skerry" join "$token" --dir "$dir/cut2" --name cut --listen "127.0.0.1:$(free_port)"
 
 # Images.
 cli() { "$skerry" --admin "$admin" "$@"; }
 refused 2 'not a name' "$skerry" --admin "$admin" image create '@home' 1G
+refused 2 'not a name' "$skerry" --admin "$admin" image create "$(printf 'x%.0s' $(seq 129))" 1G
+refused 2 'more than anything' "$skerry" --admin "$admin" image create x 8192P
+long=$(printf 'x%.0s' $(seq 128))
+cli image create "$long" 1M >/dev/null || fail "a name of 128 letters"
+qemu-img info "$(of 0 nbd)/$long" >/dev/null || fail "an export's name of 128 letters"
+cli image delete "$long" --yes >/dev/null
 refused 3 'no pool' "$skerry" --admin "$admin" image create x 1G --pool nonsense
 refused 3 'no image' "$skerry" --admin "$admin" image show nonsense
 refused 3 'no pool' "$skerry" --admin "$admin" pool show nonsense
@@ -80,6 +110,8 @@ cp --sparse=always "$(of 0 dir)/disk" "$dir/copy"
 pids+=($!)
 lone() { "$skerry" --admin "$dir/e.sock" -o json status; }
 until_true 20 lone || fail "the lone node does not answer"
+refused 6 'is in use' "$skerry" --admin "$(of 1 admin)" disk add "$(of 0 dir)/disk"
+[ ! -e "$(of 1 dir)/osd/1" ] || fail "a disk that another node serves is linked here"
 refused 6 'belongs to another cluster' "$skerry" --admin "$dir/e.sock" disk add "$dir/copy"
 head -c 128M /dev/urandom >"$dir/data"
 refused 6 'not empty' "$skerry" --admin "$dir/e.sock" disk add "$dir/data"

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "gw/problem.h"
 #include "gw/status.h"
 
 /* Three nodes with a disk each, one pool of three copies, two PGs, three voters. */
@@ -206,6 +207,17 @@ static void long_names_and_many_disks_are_cut_not_spilled(void **state)
     assert_non_null(world_judge(&w, "NODE_DOWN"));
 }
 
+static void a_problem_that_quotes_strange_bytes_is_still_told(void **state)
+{
+    struct problem p, read;
+    (void)state;
+    problem_set(&p, PROBLEM_NOT_FOUND, "image_not_found", "there is no image \"caf\xe9\"");
+    json_t *object = problem_to_json(&p);
+    problem_of_json(&read, PROBLEM_NOT_FOUND, object);
+    json_decref(object);
+    assert_string_equal(read.message, "there is no image \"caf?\"");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -219,6 +231,7 @@ int main(void)
         cmocka_unit_test(a_new_cluster_says_how_many_disks_it_waits_for),
         cmocka_unit_test(two_copies_on_one_node_do_not_survive_its_loss),
         cmocka_unit_test(long_names_and_many_disks_are_cut_not_spilled),
+        cmocka_unit_test(a_problem_that_quotes_strange_bytes_is_still_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
