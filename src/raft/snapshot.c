@@ -590,21 +590,45 @@ static int snapshot_load_one(struct raft_snapshots *s, uint64_t index, struct ra
     return rv != 0 ? rv : snapshot_load_path(s, path, index, out);
 }
 
+/*
+ * A bad one that is newer must not be taken for the newest later on, nor, at the next start, for
+ * one of the two that are kept. One that the device does not give back now may be whole.
+ */
+static int snapshots_forget_newest(struct raft_snapshots *s, uint32_t count, const bool *is_bad)
+{
+    int rv = 0;
+
+    for (uint32_t i = 0; i < count && rv == 0; i++) {
+        if (is_bad[i])
+            rv = snapshot_unlink(s, s->indexes[i]);
+    }
+    if (rv == 0 && count > 0)
+        rv = loop_dir_sync(s->loop, s->dir);
+    memmove(s->indexes, s->indexes + count, (s->count - count) * sizeof(s->indexes[0]));
+    s->count -= count;
+    return rv;
+}
+
 int raft_snapshots_load(struct raft_snapshots *s, struct raft_snapshot **out)
 {
+    bool is_bad[RAFT_SNAPSHOT_KEPT + 1] = {false};
+
     *out = NULL;
     for (uint32_t i = 0; i < s->count; i++) {
         int rv = snapshot_load_one(s, s->indexes[i], out);
         if (rv == 0) {
-            /* A bad one that is newer must not be taken for the newest later on. */
-            memmove(s->indexes, s->indexes + i, (s->count - i) * sizeof(s->indexes[0]));
-            s->count -= i;
-            return 0;
+            rv = snapshots_forget_newest(s, i, is_bad);
+            if (rv != 0) {
+                raft_snapshot_destroy(*out);
+                *out = NULL;
+            }
+            return rv;
         }
         log_error("raft", "a snapshot cannot be used index=%llu error=%d",
                   (unsigned long long)s->indexes[i], rv);
         if (rv != -EBADMSG && rv != -EIO)
             return rv;
+        is_bad[i] = rv == -EBADMSG;
     }
     return s->count > 0 ? -EBADMSG : 0;
 }

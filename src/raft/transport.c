@@ -52,15 +52,30 @@ void raft_transport_init(struct raft_transport *t, struct loop *loop, struct net
     task_init(&t->task, transport_step);
 }
 
+/* Numbers of nodes are never used again: the place of one that is gone is. */
+static struct raft_peer *transport_idle_peer(struct raft_transport *t)
+{
+    for (uint32_t i = 0; i < t->peers_count; i++) {
+        struct raft_peer *p = t->peers[i];
+        if (p->queue_count == 0 && !p->sending && p->bytes == NULL)
+            return p;
+    }
+    return NULL;
+}
+
 static struct raft_peer *transport_peer(struct raft_transport *t, uint64_t id)
 {
     for (uint32_t i = 0; i < t->peers_count; i++) {
         if (t->peers[i]->id == id)
             return t->peers[i];
     }
-    if (t->peers_count == RAFT_PEERS_MAX)
-        return NULL;
-    struct raft_peer *p = mem_zalloc(sizeof(*p));
+    struct raft_peer *p = t->peers_count == RAFT_PEERS_MAX ? transport_idle_peer(t) : NULL;
+    if (p != NULL || t->peers_count == RAFT_PEERS_MAX) {
+        if (p != NULL)
+            p->id = id;
+        return p;
+    }
+    p = mem_zalloc(sizeof(*p));
     p->transport = t;
     p->id = id;
     list_init(&p->queue);

@@ -179,6 +179,29 @@ static void two_are_kept(void **state)
     world_deinit(&w);
 }
 
+static void a_bad_one_is_not_one_of_the_two(void **state)
+{
+    struct world w;
+    struct raft_snapshot *got = NULL;
+    (void)state;
+
+    world_init(&w, 1);
+    for (uint64_t index = 10; index <= 20; index += 10)
+        assert_int_equal(put(&w, index, 5000), 0);
+    assert_int_equal(sim_disk_flip(w.host, "raft/snap/0000000000000014", 8 * 8200), 0);
+    assert_int_equal(raft_snapshots_load(&w.store, &got), 0);
+    assert_int_equal(got->index, 10);
+    raft_snapshot_destroy(got);
+    assert_int_equal(put(&w, 30, 5000), 0);
+
+    raft_snapshots_close(&w.store);
+    assert_int_equal(raft_snapshots_open(&w.store, w.loop, "raft"), 0);
+    assert_int_equal(w.store.count, 2);
+    assert_int_equal(w.store.indexes[0], 30);
+    assert_int_equal(w.store.indexes[1], 10);
+    world_deinit(&w);
+}
+
 static void power_lost_at_any_moment_leaves_the_old_or_the_new(void **state)
 {
     (void)state;
@@ -283,6 +306,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_snapshot_of_any_length_comes_back),
         cmocka_unit_test(two_are_kept),
+        cmocka_unit_test(a_bad_one_is_not_one_of_the_two),
         cmocka_unit_test(power_lost_at_any_moment_leaves_the_old_or_the_new),
         cmocka_unit_test(a_failed_call_is_told_and_leaves_the_old),
         cmocka_unit_test(no_flipped_bit_goes_unnoticed),

@@ -118,6 +118,25 @@ static void fragments_of_two_peers_do_not_mix(void **state)
     world_deinit(&w);
 }
 
+static void more_peers_than_places_come_and_go(void **state)
+{
+    struct world w;
+    (void)state;
+
+    world_init(&w);
+    for (uint64_t id = 1; id <= 3 * RAFT_PEERS_MAX; id++) {
+        for (size_t at = 0; at < w.len; at += RAFT_FRAGMENT_MAX)
+            assert_int_equal(fragment(&w, id, id, at), 0);
+        assert_int_equal(received(&w), id);
+        assert_int_equal(w.from, id);
+    }
+    for (uint64_t id = 1; id <= RAFT_PEERS_MAX; id++)
+        assert_int_equal(fragment(&w, id, 99, 0), 0);
+    assert_int_equal(fragment(&w, 100, 99, 0),
+                     -EBUSY); /* all places hold a message in the making */
+    world_deinit(&w);
+}
+
 static void a_gap_or_another_message_ends_it(void **state)
 {
     struct world w;
@@ -158,6 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_message_in_order_arrives_once),
         cmocka_unit_test(fragments_of_two_peers_do_not_mix),
+        cmocka_unit_test(more_peers_than_places_come_and_go),
         cmocka_unit_test(a_gap_or_another_message_ends_it),
         cmocka_unit_test(lengths_that_do_not_fit_are_refused),
     };
