@@ -257,8 +257,6 @@ static void copy_begin_read(struct osd_copy *c)
         memcpy(st->present, object.present, sizeof(st->present));
     }
     st->dedups_count = osd_dedups_newest(o, &st->id, st->dedup_above, st->dedups, OSD_DEDUPS_MAX);
-    if (c->how == WIRE_PUSH_RECOVERY && osd_mutated(o, OSD_MUTANT_DEDUPS_NOT_COPIED))
-        st->dedups_count = 0;
     st->blocks = state_blocks(st);
     if (st->blocks == 0) {
         loop_wake(o->loop, &c->task);

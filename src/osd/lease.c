@@ -98,9 +98,7 @@ static void lease_on_answer(struct rpc_call *call)
         struct osd_lease *l = lease_of(pg, c->to);
         if (l == NULL)
             continue;
-        if (osd_mutated(o, OSD_MUTANT_LEASE_FROM_ANSWER))
-            l->sent_ns = loop_now(o->loop);
-        else if (c->sent_ns > l->sent_ns)
+        if (c->sent_ns > l->sent_ns)
             l->sent_ns = c->sent_ns;
         l->full = grant == LEASE_GRANTED_FULL;
         if (pg->pending_add == c->to)

@@ -135,8 +135,7 @@ static int sub_judge(struct osd_sub *s, uint64_t previous)
         return 0;
     if (w->version <= have)
         return sub_object_busy(s->pg, &w->id) ? -EAGAIN : 0;
-    if (have == previous || osd_mutated(s->osd, OSD_MUTANT_NO_ORDER) ||
-        (object.deleted && known && previous == 0))
+    if (have == previous || (object.deleted && known && previous == 0))
         return 1; /* whether there is room was asked before it had a version; the reserve is for it
                    */
     return -EAGAIN;
@@ -210,7 +209,7 @@ static void drain(struct osd_pg *pg, struct rpc_request *req)
 
     if (s == NULL)
         rpc_reply_status(req, -EBUSY);
-    else if (pg->store_busy == 0 || osd_mutated(pg->osd, OSD_MUTANT_NO_DRAIN))
+    else if (pg->store_busy == 0)
         drained_answer(s);
     else
         list_push(&pg->draining, &s->link);

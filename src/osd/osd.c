@@ -24,22 +24,17 @@ static const char *const mutant_names[OSD_MUTANT_COUNT] = {
     [OSD_MUTANT_NO_LEASE_WAIT] = "no-lease-wait",
     [OSD_MUTANT_NO_BOOT_GRANT] = "no-boot-grant",
     [OSD_MUTANT_NO_LEASE_CHECK] = "no-lease-check",
-    [OSD_MUTANT_LEASE_FROM_ANSWER] = "lease-from-answer",
     [OSD_MUTANT_READ_DURING_WRITE] = "read-during-write",
     [OSD_MUTANT_ACK_BEFORE_ALL] = "ack-before-all",
     [OSD_MUTANT_ACK_BEFORE_SHRINK] = "ack-before-shrink",
-    [OSD_MUTANT_NO_ORDER] = "no-order",
     [OSD_MUTANT_NO_INCARNATION] = "no-incarnation-check",
     [OSD_MUTANT_NO_FENCE] = "no-fence",
-    [OSD_MUTANT_OWN_STORE_UNFENCED] = "own-store-unfenced",
-    [OSD_MUTANT_NO_DRAIN] = "no-drain",
     [OSD_MUTANT_NO_RECONCILE] = "no-reconcile",
     [OSD_MUTANT_STABLE_TOO_HIGH] = "stable-too-high",
     [OSD_MUTANT_LEFTOVERS_STAY] = "leftovers-stay",
     [OSD_MUTANT_COPY_UNLOCKED] = "copy-unlocked",
     [OSD_MUTANT_JOINER_NOT_NEEDED] = "joiner-not-needed",
     [OSD_MUTANT_NO_DEDUP] = "no-dedup",
-    [OSD_MUTANT_DEDUPS_NOT_COPIED] = "dedups-not-copied",
 };
 
 const char *osd_mutant_name(enum osd_mutant m)

@@ -35,25 +35,20 @@ struct osd_config {
 
 enum osd_mutant {
     OSD_MUTANT_NONE,
-    OSD_MUTANT_NO_LEASE_WAIT,      /* R6(a): a candidate does not wait for grants to run out */
-    OSD_MUTANT_NO_BOOT_GRANT,      /* R6(a): what was granted before a restart is forgotten */
-    OSD_MUTANT_NO_LEASE_CHECK,     /* R7: reads need no lease */
-    OSD_MUTANT_LEASE_FROM_ANSWER,  /* R7: a lease counts from its answer, not from its sending */
-    OSD_MUTANT_READ_DURING_WRITE,  /* R7: reads do not wait for writes of their range */
-    OSD_MUTANT_ACK_BEFORE_ALL,     /* R2: one member besides the primary is enough */
-    OSD_MUTANT_ACK_BEFORE_SHRINK,  /* R5: who refuses connections is not waited for */
-    OSD_MUTANT_NO_ORDER,           /* R2: a sub-write may go on top of any version */
-    OSD_MUTANT_NO_INCARNATION,     /* R3, R4: a restarted OSD goes on as the one before */
-    OSD_MUTANT_NO_FENCE,           /* R3: members make no promises */
-    OSD_MUTANT_OWN_STORE_UNFENCED, /* R3: a promise does not bind the primary's own store */
-    OSD_MUTANT_NO_DRAIN,           /* R6(b): a query is answered before writes under way end */
-    OSD_MUTANT_NO_RECONCILE,       /* R6(c): activation copies nothing */
-    OSD_MUTANT_STABLE_TOO_HIGH,    /* R8: W is not held back by writes in flight */
-    OSD_MUTANT_LEFTOVERS_STAY,     /* R8: what only the returning member has is left to it */
-    OSD_MUTANT_COPY_UNLOCKED,      /* R8: an object is written while its copy is under way */
-    OSD_MUTANT_JOINER_NOT_NEEDED,  /* R8, R9: writes do not wait for who is being recovered */
-    OSD_MUTANT_NO_DEDUP,           /* R10: a retry is executed again */
-    OSD_MUTANT_DEDUPS_NOT_COPIED,  /* R10: recovery brings no dedup records */
+    OSD_MUTANT_NO_LEASE_WAIT,     /* R6(a): a candidate does not wait for grants to run out */
+    OSD_MUTANT_NO_BOOT_GRANT,     /* R6(a): what was granted before a restart is forgotten */
+    OSD_MUTANT_NO_LEASE_CHECK,    /* R7: reads need no lease */
+    OSD_MUTANT_READ_DURING_WRITE, /* R7: reads do not wait for writes of their range */
+    OSD_MUTANT_ACK_BEFORE_ALL,    /* R2: one member besides the primary is enough */
+    OSD_MUTANT_ACK_BEFORE_SHRINK, /* R5: who refuses connections is not waited for */
+    OSD_MUTANT_NO_INCARNATION,    /* R3, R4: a restarted OSD goes on as the one before */
+    OSD_MUTANT_NO_FENCE,          /* R3: members make no promises */
+    OSD_MUTANT_NO_RECONCILE,      /* R6(c): activation copies nothing */
+    OSD_MUTANT_STABLE_TOO_HIGH,   /* R8: W is not held back by writes in flight */
+    OSD_MUTANT_LEFTOVERS_STAY,    /* R8: what only the returning member has is left to it */
+    OSD_MUTANT_COPY_UNLOCKED,     /* R8: an object is written while its copy is under way */
+    OSD_MUTANT_JOINER_NOT_NEEDED, /* R8, R9: writes do not wait for who is being recovered */
+    OSD_MUTANT_NO_DEDUP,          /* R10: a retry is executed again */
     OSD_MUTANT_COUNT
 };
 

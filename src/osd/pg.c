@@ -54,8 +54,10 @@ void osd_pg_wake(struct osd_pg *pg)
 
 bool osd_pg_promise(struct osd_pg *pg, uint32_t epoch)
 {
+    if (osd_mutated(pg->osd, OSD_MUTANT_NO_FENCE))
+        return true;
     if (epoch < pg->promised)
-        return osd_mutated(pg->osd, OSD_MUTANT_NO_FENCE);
+        return false;
     if (epoch > pg->promised) {
         pg->promised = epoch;
         osd_pg_wake(pg);

@@ -413,7 +413,7 @@ static void write_step_queued(struct osd_write *w)
         write_leave(w, w->refuse_status);
     } else if (!w->use.begun) {
         return;
-    } else if (!osd_pg_acting(w->pg) && !osd_mutated(w->osd, OSD_MUTANT_OWN_STORE_UNFENCED)) {
+    } else if (!osd_pg_acting(w->pg)) {
         write_leave(w, -EAGAIN);
     } else if (w->partial) {
         write_start_merge(w);

@@ -109,11 +109,9 @@ static void node_kill(struct run *r, uint32_t i, bool power, uint64_t outage)
     node_gone(r, i, power, sim_now(r->sim) + outage);
 }
 
-static void begin_crash(struct run *r, bool power)
+static void begin_crash(struct run *r, uint32_t i, bool power)
 {
-    struct prng *p = sim_prng(r->sim);
-    uint32_t i = (uint32_t)prng_below(p, CLUSTER_NODES);
-    uint64_t outage = outage_ns(p);
+    uint64_t outage = outage_ns(sim_prng(r->sim));
 
     if (r->restart_ns[i] != 0)
         return;
@@ -209,6 +207,8 @@ static void begin_slow_net(struct run *r)
     sim_net_set_slow(r->sim, 1, 5 + (uint32_t)prng_below(p, 50),
                      (1 + prng_below(p, 800)) * NS_PER_MS);
     r->slow_net_ns = sim_now(r->sim) + ns;
+    if (prng_chance(p, 1, 2)) /* with leases whose answers were slow */
+        r->depose_next_ns = r->slow_net_ns;
 }
 
 static void begin_slow_disk(struct run *r)
@@ -308,7 +308,7 @@ static void begin_depose(struct run *r)
     struct prng *p = sim_prng(r->sim);
     uint32_t a = busiest_primary(r);
     uint32_t b = (a + 1 + (uint32_t)prng_below(p, 2)) % CLUSTER_NODES, c = CLUSTER_NODES - a - b;
-    uint64_t ns = (3000 + prng_below(p, 3000)) * NS_PER_MS;
+    uint64_t ns = ((prng_chance(p, 1, 3) ? 1300 : 3000) + prng_below(p, 1500)) * NS_PER_MS;
 
     if (r->cut_ns != 0 || r->depose_ns != 0 || r->restart_ns[a] != 0 || r->restart_ns[b] != 0 ||
         r->restart_ns[c] != 0)
@@ -319,9 +319,10 @@ static void begin_depose(struct run *r)
     cut_pair(r, a + 1, c + 1, 3);
     r->cut_ns = sim_now(r->sim) + ns;
     r->depose_ns = sim_now(r->sim) + prng_below(p, 1000) * NS_PER_MS;
+    r->busy_ns = r->cut_ns;
     r->depose_to = b;
     r->depose_at = c;
-    if (prng_chance(p, 1, 3))
+    if (prng_chance(p, 1, 2))
         node_kill(r, b, prng_chance(p, 1, 2), (20 + prng_below(p, 60)) * NS_PER_MS);
 }
 
@@ -342,7 +343,7 @@ static void begin(struct run *r, enum fault_kind kind)
     switch (kind) {
     case FAULT_CRASH:
     case FAULT_POWER:
-        begin_crash(r, kind == FAULT_POWER);
+        begin_crash(r, (uint32_t)prng_below(sim_prng(r->sim), CLUSTER_NODES), kind == FAULT_POWER);
         return;
     case FAULT_ALL:
         begin_blackout(r);
@@ -384,7 +385,7 @@ void faults_init(struct run *r)
     static const uint32_t most[FAULT_KINDS] = {
         [FAULT_CRASH] = 4,  [FAULT_POWER] = 4,  [FAULT_ALL] = 1,      [FAULT_AGAIN] = 3,
         [FAULT_CUT] = 8,    [FAULT_PAUSE] = 5,  [FAULT_SLOW_NET] = 3, [FAULT_SLOW_DISK] = 3,
-        [FAULT_SWITCH] = 5, [FAULT_DEPOSE] = 4, [FAULT_ROT] = 2,      [FAULT_READ] = 1,
+        [FAULT_SWITCH] = 5, [FAULT_DEPOSE] = 8, [FAULT_ROT] = 2,      [FAULT_READ] = 1,
     };
     static const uint32_t gaps_ms[] = {1000, 1800, 3000};
     struct prng *p = sim_prng(r->sim);
@@ -394,7 +395,8 @@ void faults_init(struct run *r)
         r->weights_sum += r->weights[k];
     }
     r->weights[FAULT_CUT]++; /* no seed is without any */
-    r->weights_sum++;
+    r->weights[FAULT_DEPOSE] += 2;
+    r->weights_sum += 3;
     r->fault_gap_ms = gaps_ms[prng_below(p, COUNT_OF(gaps_ms))];
 }
 
@@ -436,6 +438,7 @@ static void node_look(struct run *r, uint32_t i, uint64_t now)
     run_note(r, "start of node", i + 1, 0);
     cluster_start_node(&r->cluster, i);
     workers_start(r, i);
+    r->busy_ns = now + 800 * NS_PER_MS;
     if (r->again_ns == UINT64_MAX)
         r->again_ns = now + (50 + prng_below(sim_prng(r->sim), 1500)) * NS_PER_MS;
 }
@@ -457,6 +460,8 @@ void faults_due(struct run *r)
     }
     if (is_due(&r->again_ns, now))
         crash_again(r);
+    if (is_due(&r->depose_next_ns, now))
+        begin_depose(r);
     if (is_due(&r->depose_ns, now))
         depose(r);
     faults_judge(r);
@@ -471,7 +476,7 @@ void faults_step(struct run *r)
 /* Everything ends at once, but for pauses, which are over soon. */
 void faults_heal(struct run *r)
 {
-    r->again_ns = r->depose_ns = 0;
+    r->again_ns = r->depose_ns = r->depose_next_ns = 0;
     r->cut_ns = r->slow_net_ns = 1;
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         r->slow_disk_ns[i] = 1;
@@ -485,6 +490,11 @@ void faults_last(struct run *r)
 {
     struct prng *p = sim_prng(r->sim);
 
+    if (prng_chance(p, 3, 4)) { /* much is on one device and not yet on the others */
+        sim_net_set_slow(r->sim, 1, 2, 500 * NS_PER_MS);
+        r->slow_net_ns = sim_now(r->sim) + 200 * NS_PER_MS;
+        sim_run_until(r->sim, sim_now(r->sim) + (1 + prng_below(p, 8)) * NS_PER_MS);
+    }
     switch (prng_below(p, 4)) {
     case 0:
         begin_blackout(r);
@@ -493,7 +503,7 @@ void faults_last(struct run *r)
         begin_depose(r);
         return;
     default:
-        begin_crash(r, prng_chance(p, 1, 2));
+        begin_crash(r, busiest_primary(r), prng_chance(p, 1, 2));
         return;
     }
 }

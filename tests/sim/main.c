@@ -27,7 +27,7 @@
 #include "base/text.h"
 #include "tests/sim/jobs.h"
 
-enum { MUTANT_SEEDS = 60 };
+enum { MUTANT_SEEDS = 120 };
 
 struct options {
     struct run_options run;

@@ -114,6 +114,15 @@ static bool run_is_ahead(const struct run *r, uint64_t begin)
     return r->result->contended > (passed_s + 1) * 2 * RUN_OPS_MIN / RUN_S_MIN;
 }
 
+/* A burst begins with a chance of one in so many steps: best while somebody is being recovered,
+ * or deposed. */
+static uint64_t run_burst_den(const struct run *r, uint64_t begin)
+{
+    if (sim_now(r->sim) < r->busy_ns)
+        return 4;
+    return run_is_ahead(r, begin) ? 80 : 25;
+}
+
 static void run_under_faults(struct run *r)
 {
     struct prng *p = sim_prng(r->sim);
@@ -125,7 +134,7 @@ static void run_under_faults(struct run *r)
                               (!run_counts(r) && sim_now(r->sim) < begin + RUN_S_MAX * NS_PER_S))) {
         if (burst_left > 0)
             burst_left--;
-        else if (prng_chance(p, 1, run_is_ahead(r, begin) ? 80 : 25))
+        else if (prng_chance(p, 1, run_burst_den(r, begin)))
             burst_left = 1 + (uint32_t)prng_below(p, 3);
         workers_burst(r, burst_left > 0);
         sim_run_until(r->sim, sim_now(r->sim) + STEP_MS * NS_PER_MS);
@@ -160,6 +169,16 @@ static void run_wait_whole(struct run *r, const char *when)
         run_fail(r, "the cluster was not whole %d s after %s", HEAL_LIMIT_S, when);
 }
 
+static void run_for(struct run *r, uint64_t ns)
+{
+    uint64_t end = sim_now(r->sim) + ns;
+
+    while (sim_now(r->sim) < end) {
+        sim_run_until(r->sim, sim_now(r->sim) + STEP_MS * NS_PER_MS);
+        faults_due(r);
+    }
+}
+
 /* A last fault while much is in flight, and no write after it that could cover up what it left. */
 static void run_end(struct run *r)
 {
@@ -170,11 +189,20 @@ static void run_end(struct run *r)
     faults_last(r);
     sim_run_until(r->sim, sim_now(r->sim) + prng_below(p, 3) * NS_PER_MS);
     workers_stop(r);
-    uint64_t end = sim_now(r->sim) + prng_below(p, 4000) * NS_PER_MS;
-    while (sim_now(r->sim) < end) {
-        sim_run_until(r->sim, sim_now(r->sim) + STEP_MS * NS_PER_MS);
-        faults_due(r);
-    }
+    run_for(r, prng_below(p, 4000) * NS_PER_MS);
+}
+
+/* Or everybody writes on while who was gone is being recovered, and stops in the middle of it. */
+static void run_end_in_recovery(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+
+    workers_burst(r, true);
+    faults_last(r);
+    run_for(r, (100 + prng_below(p, 300)) * NS_PER_MS);
+    faults_heal(r);
+    run_for(r, (100 + prng_below(p, 1200)) * NS_PER_MS);
+    workers_stop(r);
 }
 
 /* After healing every operation ends, and the cluster is whole, both in bounded time. */
@@ -252,8 +280,10 @@ void run_seed(const struct run_options *o, uint64_t seed, struct run_result *out
     faults_init(r);
     if (run_setup(r)) {
         run_under_faults(r);
-        if (!run_failed(r))
+        if (!run_failed(r) && prng_chance(sim_prng(r->sim), 1, 2))
             run_end(r);
+        else if (!run_failed(r))
+            run_end_in_recovery(r);
         if (!run_failed(r))
             run_heal(r);
         if (!run_failed(r))

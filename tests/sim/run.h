@@ -124,8 +124,10 @@ struct run {
     struct fault faults[FAULTS_MAX];
     uint64_t restart_ns[CLUSTER_NODES]; /* when a crashed node comes back; 0: it runs */
     uint64_t again_ns;                  /* when a node is crashed in the middle of recovery */
-    uint64_t depose_ns;                 /* when the primaries of a node that is cut off move ... */
-    uint32_t depose_to, depose_at;      /* ... to this node, asked at that one */
+    uint64_t busy_ns;        /* until then bursts are likely: somebody recovers, or is deposed */
+    uint64_t depose_next_ns; /* when a node is deposed, at the end of a slow network */
+    uint64_t depose_ns;      /* when the primaries of a node that is cut off move ... */
+    uint32_t depose_to, depose_at; /* ... to this node, asked at that one */
     uint64_t cut_ns, slow_net_ns, slow_disk_ns[CLUSTER_NODES]; /* when that ends; 0: it is not */
 };
 

@@ -178,7 +178,7 @@ static void worker_choose(struct worker *w)
         w->first = r->audit_next++;
         w->span = 1;
         w->op.kind = CLIENT_READ;
-    } else if (prng_chance(p, worker_is_reader(w) ? 7 : 1, 8)) {
+    } else if (prng_chance(p, worker_is_reader(w) ? 63 : 8, 64)) {
         choose_watched(w, p);
     } else if (!worker_is_reader(w) && prng_chance(p, 1, 6)) {
         choose_private(w, p);
