@@ -4,12 +4,13 @@
  * Cleaning makes room at the tail: objects whose newest full record lies there are written again,
  * in full, at the head (S6).
  *
- * Why it never wedges. Writing all objects again takes at most clean_reserve(ring_bytes) blocks,
- * and no other record enters the ring unless that many stay free. Copies are made in the order of
- * age and in groups that fill several blocks, so a whole round costs no more than the reserve and
- * leaves nothing but copies. A group waits only for records that are in the ring already, and those
- * wait only for the device. Writes to its objects that are not composed yet do not delay it: the
- * copy takes them in, and is then their record.
+ * Why it never wedges (README.md has the whole of it). Writing all objects again takes at most
+ * clean_reserve(ring_bytes) blocks, and no other record enters the ring unless that many stay free.
+ * Copies are made in the order of age and in groups that fill several blocks, so a whole round
+ * costs no more than the reserve and leaves nothing but copies. A group waits only for records that
+ * are in the ring already, and those wait only for the device. A write is let into the queue only
+ * if its record will find room beside the reserve (ring_has_room()). Writes to its objects that are
+ * not composed yet do not delay it: the copy takes them in, and is then their record.
  */
 enum {
     CLEAN_SLACK = STORE_START_RESERVE + 8,

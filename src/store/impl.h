@@ -3,12 +3,12 @@
  *
  * The way of a write:
  *
- *   start --no slot, or too many in flight--> DEFERRED --its turn--+
- *     |                                                            v
- *     +--applied to the index, data on its way------------------> QUEUED
- *                                                                  | its record is composed
- *                                                                  v
- *                                  finished <--acked (S4)-------- LOGGED
+ *   start --no slot or ring room, or too many--> DEFERRED --its turn--+
+ *     |                                                               v
+ *     +--applied to the index, data on its way---------------------> QUEUED
+ *                                                                     | its record is composed
+ *                                                                     v
+ *                                     finished <--acked (S4)-------- LOGGED
  *
  * Device completions record and wake the one task of the store; store_step() in store.c takes all
  * decisions, in a fixed order.

@@ -12,8 +12,10 @@
  * (`failed`): every op ends with -EIO.
  *
  * The index is updated when a write is *submitted*: look-ups and listings show it at once, answered
- * or not. A read sees submitted writes only once their data is on the device; the OSD does not read
- * a range with a write in flight (R7).
+ * or not. A write that has to wait for room (more than STORE_WRITES_MAX in flight, no free slot
+ * yet, no room in the ring yet) shows its version and whether it deletes; its blocks show when its
+ * turn has come. A read sees submitted writes only once their data is on the device; the OSD does
+ * not read a range with a write in flight (R7).
  *
  * Threading: one loop. Memory: ops and what they point to are the caller's until done(). Nothing
  * allocates on the I/O path beyond the index's own growth.
