@@ -57,8 +57,9 @@ static void status_print(const json_t *s)
     printf("pgs        %ld: %ld whole, %ld degraded, %ld blocked\n", number_of(s, "pgs", "total"),
            number_of(s, "pgs", "whole"), number_of(s, "pgs", "degraded"),
            number_of(s, "pgs", "blocked"));
+    const char *leader = text_of(json_object_get(s, "raft"), "leader_name");
     printf("metadata   leader %s, %ld of %ld voters up, term %ld, index %ld\n",
-           text_of(json_object_get(s, "raft"), "leader_name"), number_of(s, "raft", "voters_up"),
+           leader[0] != '\0' ? leader : "unknown", number_of(s, "raft", "voters_up"),
            number_of(s, "raft", "voters"), number_of(s, "raft", "term"),
            number_of(s, "raft", "applied_index"));
     printf("images     %ld\n", number_of(s, NULL, "images"));
