@@ -639,7 +639,7 @@ static bool parse_options(struct bench *b, int argc, char **argv)
 
 static int bench_open(struct bench *b)
 {
-    int error = loop_uring_create(&b->loop, 512);
+    int error = loop_create(&b->loop, LOOP_AUTO, 512);
 
     if (error != 0)
         return error;

@@ -188,7 +188,7 @@ int main(int argc, char **argv)
     int code = parse_options(argc, argv, &config, &size);
     if (code != 0)
         return code;
-    code = loop_uring_create(&bench_loop, 256);
+    code = loop_create(&bench_loop, LOOP_AUTO, 256);
     if (code != 0) {
         fprintf(stderr, "no event loop: %s\n", strerror(-code));
         return 1;

@@ -1,9 +1,11 @@
 /*
- * What the event loop costs: bench_io_loop [FOLDER] [SECONDS per measurement].
+ * What the event loop costs: bench_io_loop [FOLDER] [SECONDS per measurement] [uring|uv|both].
  *
  * Tasks, messages within a thread and between threads, 4 KiB direct reads and writes at depth 32
- * (beside the same over bare io_uring, in the same run), and round trips over loopback TCP. CPU is
- * the thread's own user and system time, by getrusage(). The last line is JSON.
+ * (over io_uring beside the same without a loop, in the same run), and round trips over loopback
+ * TCP; over io_uring, then over libuv (both: the default). CPU is user and system time by
+ * getrusage(): of reads and writes the process's, since others may do them for the loop, else the
+ * thread's own. The last line is JSON.
  */
 
 #include <inttypes.h>
@@ -26,9 +28,11 @@ struct cost {
     uint64_t ops;
     uint64_t wall_ns;
     uint64_t cpu_ns;
+    int who; /* of getrusage() */
 };
 
 static uint64_t seconds = 2;
+static enum loop_kind kind;
 static struct loop *loop;
 
 static uint64_t timeval_ns(struct timeval tv)
@@ -36,23 +40,23 @@ static uint64_t timeval_ns(struct timeval tv)
     return (uint64_t)tv.tv_sec * NS_PER_S + (uint64_t)tv.tv_usec * 1000;
 }
 
-static uint64_t cpu_ns(void)
+static uint64_t cpu_ns(int who)
 {
     struct rusage u;
 
-    check(getrusage(RUSAGE_THREAD, &u) == 0);
+    check(getrusage(who, &u) == 0);
     return timeval_ns(u.ru_utime) + timeval_ns(u.ru_stime);
 }
 
-static void cost_begin(struct cost *c)
+static void cost_begin(struct cost *c, int who)
 {
-    *c = (struct cost){.wall_ns = loop_now(loop), .cpu_ns = cpu_ns()};
+    *c = (struct cost){.wall_ns = loop_now(loop), .cpu_ns = cpu_ns(who), .who = who};
 }
 
 static void cost_end(struct cost *c)
 {
     c->wall_ns = loop_now(loop) - c->wall_ns;
-    c->cpu_ns = cpu_ns() - c->cpu_ns;
+    c->cpu_ns = cpu_ns(c->who) - c->cpu_ns;
 }
 
 static uint64_t per_second(const struct cost *c)
@@ -81,14 +85,14 @@ static void on_over(struct loop_timer *t)
     loop_stop(loop);
 }
 
-static void measure(struct cost *c)
+static void measure(struct cost *c, int who)
 {
     struct loop_timer timer;
 
     is_over = false;
     loop_timer_init(&timer, on_over);
     loop_timer_start(loop, &timer, loop_now(loop) + seconds * NS_PER_S);
-    cost_begin(c);
+    cost_begin(c, who);
     loop_run(loop);
     cost_end(c);
 }
@@ -114,7 +118,7 @@ static struct cost bench_tasks(void)
         task_init(&t[i], on_task);
         loop_wake(loop, &t[i]);
     }
-    measure(&c);
+    measure(&c, RUSAGE_THREAD);
     c.ops = count;
     for (uint32_t i = 0; i < COUNT_OF(t); i++)
         task_cancel(&t[i]);
@@ -161,7 +165,7 @@ static struct cost bench_posts(uint32_t balls)
     pthread_t thread;
     struct cost c;
 
-    check(loop_uring_create(&other, 16) == 0);
+    check(loop_create(&other, kind, 16) == 0);
     check(pthread_create(&thread, NULL, thread_run, other) == 0);
     count = 0;
     balls_home = 0;
@@ -169,7 +173,7 @@ static struct cost bench_posts(uint32_t balls)
         b[i] = (struct ball){.msg.run = on_ball, .other = other, .is_here = true};
         loop_post(other, &b[i].msg);
     }
-    measure(&c);
+    measure(&c, RUSAGE_THREAD);
     c.ops = 2 * count;
     while (balls_home < balls)
         loop_run(loop);
@@ -228,7 +232,7 @@ static struct cost bench_blocks(bool write)
         loop_op_init(&ops[i].op, on_block);
         block_start(&ops[i]);
     }
-    measure(&c);
+    measure(&c, RUSAGE_SELF);
     c.ops = count;
     while (in_flight > 0)
         loop_run(loop);
@@ -262,7 +266,7 @@ static struct cost bench_bare(const char *path, bool write)
     check(fd >= 0);
     if (io_uring_queue_init(64, &ring, flags) != 0)
         check(io_uring_queue_init(64, &ring, 0) == 0);
-    cost_begin(&c);
+    cost_begin(&c, RUSAGE_SELF);
     uint64_t end = c.wall_ns + seconds * NS_PER_S;
     for (uint32_t i = 0; i < DEPTH; i++) {
         bufs[i] = mem_alloc_aligned(BLOCK, BLOCK);
@@ -358,6 +362,7 @@ static struct cost bench_round_trips(void)
 
     check(loop_addr_parse("127.0.0.1:0", &addr));
     check(loop_listen(loop, &addr, &listener, &bound) == 0);
+    memset(ends, 0, sizeof(ends));
     loop_op_init(&ends[0].recv, on_joined);
     loop_op_init(&ends[1].recv, on_joined);
     loop_accept(loop, &ends[0].recv, listener);
@@ -373,52 +378,96 @@ static struct cost bench_round_trips(void)
         end_recv(&ends[i]);
     }
     loop_send(loop, &ends[0].send, ends[0].conn, &ends[0].iov, 1);
-    measure(&c);
+    measure(&c, RUSAGE_THREAD);
     c.ops = count;
     return c;
 }
 
+/* ---- All of it, over one kind of loop ---- */
+
+enum result {
+    TASKS,
+    POSTS_MANY,
+    POSTS_ONE,
+    READS,
+    READS_BARE,
+    WRITES,
+    WRITES_BARE,
+    ROUND_TRIPS,
+    RESULTS
+};
+
+static const struct {
+    const char *text, *name;
+} result_names[RESULTS] = {
+    [TASKS] = {"tasks", "task"},
+    [POSTS_MANY] = {"messages, 256 under way", "post"},
+    [POSTS_ONE] = {"messages, 1 under way", "post_one"},
+    [READS] = {"4 KiB reads, depth 32", "read"},
+    [READS_BARE] = {"  without a loop", "read_bare"},
+    [WRITES] = {"4 KiB writes, depth 32", "write"},
+    [WRITES_BARE] = {"  without a loop", "write_bare"},
+    [ROUND_TRIPS] = {"TCP round trips of 64 bytes", "round_trip"},
+};
+
+static void bench_all(const char *path, struct cost results[RESULTS])
+{
+    check(loop_create(&loop, kind, 256) == 0);
+    results[TASKS] = bench_tasks();
+    results[POSTS_ONE] = bench_posts(1);
+    results[POSTS_MANY] = bench_posts(256);
+    file_fill(path);
+    results[READS] = bench_blocks(false);
+    results[WRITES] = bench_blocks(true);
+    if (kind == LOOP_URING) {
+        results[READS_BARE] = bench_bare(path, false);
+        results[WRITES_BARE] = bench_bare(path, true);
+    }
+    unlink(path);
+    results[ROUND_TRIPS] = bench_round_trips();
+    loop_destroy(loop);
+    for (uint32_t i = 0; i < RESULTS; i++) {
+        if (results[i].ops > 0)
+            cost_print(result_names[i].text, &results[i]);
+    }
+}
+
+static void json_print(const char *name, const struct cost results[RESULTS])
+{
+    printf(", \"%s\": {", name);
+    const char *comma = "";
+    for (uint32_t i = 0; i < RESULTS; i++) {
+        if (results[i].ops == 0)
+            continue;
+        printf("%s\"%s_per_s\": %" PRIu64 ", \"%s_cpu_ns\": %" PRIu64, comma, result_names[i].name,
+               per_second(&results[i]), result_names[i].name, cpu_per_op(&results[i]));
+        comma = ", ";
+    }
+    printf("}");
+}
+
 int main(int argc, char **argv)
 {
+    static const char *const names[] = {[LOOP_URING] = "uring", [LOOP_UV] = "uv"};
+    static struct cost results[COUNT_OF(names)][RESULTS];
     char path[512];
 
     snprintf(path, sizeof(path), "%s/bench_io_loop.%d", argc > 1 ? argv[1] : ".", (int)getpid());
     if (argc > 2)
         seconds = (uint64_t)atoi(argv[2]);
     prng_init(&prng, 1);
-    check(loop_uring_create(&loop, 256) == 0);
+    for (kind = LOOP_URING; kind <= LOOP_UV; kind++) {
+        if (argc > 3 && strcmp(argv[3], "both") != 0 && strcmp(argv[3], names[kind]) != 0)
+            continue;
+        printf("over %s\n", names[kind]);
+        bench_all(path, results[kind]);
+    }
 
-    struct cost tasks = bench_tasks();
-    cost_print("tasks", &tasks);
-    struct cost posts_few = bench_posts(1);
-    cost_print("messages, 1 under way", &posts_few);
-    struct cost posts_many = bench_posts(256);
-    cost_print("messages, 256 under way", &posts_many);
-
-    file_fill(path);
-    struct cost reads = bench_blocks(false);
-    cost_print("4 KiB reads, depth 32", &reads);
-    struct cost bare_reads = bench_bare(path, false);
-    cost_print("  over bare io_uring", &bare_reads);
-    struct cost writes = bench_blocks(true);
-    cost_print("4 KiB writes, depth 32", &writes);
-    struct cost bare_writes = bench_bare(path, true);
-    cost_print("  over bare io_uring", &bare_writes);
-    unlink(path);
-    struct cost trips = bench_round_trips();
-    cost_print("TCP round trips of 64 bytes", &trips);
-    loop_destroy(loop);
-
-    printf("{\"bench\": \"io_loop\", \"tasks_per_s\": %" PRIu64 ", \"posts_per_s\": %" PRIu64
-           ", \"posts_one_per_s\": %" PRIu64 ", \"post_cpu_ns\": %" PRIu64
-           ", \"read_per_s\": %" PRIu64 ", \"read_cpu_ns\": %" PRIu64
-           ", \"read_bare_per_s\": %" PRIu64 ", \"read_bare_cpu_ns\": %" PRIu64
-           ", \"write_per_s\": %" PRIu64 ", \"write_cpu_ns\": %" PRIu64
-           ", \"write_bare_per_s\": %" PRIu64 ", \"write_bare_cpu_ns\": %" PRIu64
-           ", \"round_trips_per_s\": %" PRIu64 "}\n",
-           per_second(&tasks), per_second(&posts_many), per_second(&posts_few),
-           cpu_per_op(&posts_many), per_second(&reads), cpu_per_op(&reads), per_second(&bare_reads),
-           cpu_per_op(&bare_reads), per_second(&writes), cpu_per_op(&writes),
-           per_second(&bare_writes), cpu_per_op(&bare_writes), per_second(&trips));
+    printf("{\"bench\": \"io_loop\"");
+    for (kind = LOOP_URING; kind <= LOOP_UV; kind++) {
+        if (results[kind][TASKS].ops > 0)
+            json_print(names[kind], results[kind]);
+    }
+    printf("}\n");
     return 0;
 }

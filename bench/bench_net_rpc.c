@@ -134,7 +134,8 @@ static void world_create(struct world *w)
     };
     struct net_acceptor_config acceptor = {.identity = identity, .route = on_route, .arg = w};
 
-    check(loop_uring_create(&w->server, 256) == 0 && loop_uring_create(&w->client, 256) == 0);
+    check(loop_create(&w->server, LOOP_AUTO, 256) == 0 &&
+          loop_create(&w->client, LOOP_AUTO, 256) == 0);
     config.loop = w->server;
     check(net_create(&config, &w->server_net) == 0);
     config.loop = w->client;

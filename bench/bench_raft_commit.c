@@ -144,7 +144,7 @@ int main(int argc, char **argv)
                                               .leading = bench_leading,
                                               .arg = &b},
                                       .fatal = bench_fatal};
-    int rv = loop_uring_create(&b.loop, 64);
+    int rv = loop_create(&b.loop, LOOP_AUTO, 64);
     config.loop = b.loop;
     if (rv == 0)
         rv = raft_core_bootstrap(b.loop, argv[1], 1);

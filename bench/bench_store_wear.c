@@ -218,7 +218,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: bench_store_wear PATH SECONDS SIZE\n");
         return 2;
     }
-    check(loop_uring_create(&b.loop, 256) == 0);
+    check(loop_create(&b.loop, LOOP_AUTO, 256) == 0);
     prng_init(&b.prng, 1);
     b.format.size = strtoull(argv[3], NULL, 10);
     b.format.object_size = OBJECT_BLOCKS * STORE_BLOCK;

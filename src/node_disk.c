@@ -330,7 +330,7 @@ static void *worker_main(void *arg)
     struct disk_job job = {.node = n, .d = n->disk};
     str_copy(job.path, sizeof(job.path), n->disk->path);
 
-    int result = loop_uring_create(&job.loop, 16);
+    int result = loop_create(&job.loop, LOOP_AUTO, 16);
     if (result < 0) {
         setup_no_loop(result, &n->disk->problem);
     } else {

@@ -18,7 +18,7 @@ static void *thread_main(void *arg)
 
 int node_thread_start(struct node_thread *t, uint32_t entries, const char *name)
 {
-    int result = loop_uring_create(&t->loop, entries);
+    int result = loop_create(&t->loop, LOOP_AUTO, entries);
     if (result < 0)
         return result;
     result = -pthread_create(&t->thread, NULL, thread_main, t);

@@ -28,7 +28,8 @@ BELOW = {
     "gw": "base io net raft meta client volume",
 }
 ANYTHING = ("cli", "")  # and src/*.c: they wire the parts together
-PRIVATE = ("io/loop_impl.h", "io/loop_sim_impl.h", "io/os.h", "io/uring.h", "io/sim.h")  # of io/ and of tests
+PRIVATE = ("io/loop_impl.h", "io/loop_sim_impl.h", "io/os.h", "io/uring.h", "io/uv_impl.h",
+           "io/sim.h")  # of io/ and of tests
 FUNCTION_LINES_MAX = 70
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')

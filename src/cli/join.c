@@ -204,7 +204,7 @@ int join_cluster(struct identity *id, struct problem *p)
     check(len > 0 && id->contacts_count > 0);
     j.call.body = (struct slice){.base = j.request, .len = len};
 
-    int result = loop_uring_create(&j.loop, 64);
+    int result = loop_create(&j.loop, LOOP_AUTO, 64);
     if (result < 0)
         return setup_no_loop(result, p);
     result = join_run(&j, p);

@@ -118,7 +118,7 @@ int setup_init(const char *dir, const char *name, const char *listen, uint32_t r
     id->contacts[0] = (struct identity_contact){.node = 1, .addr = id->listen};
 
     struct loop *loop;
-    int result = loop_uring_create(&loop, 64);
+    int result = loop_create(&loop, LOOP_AUTO, 64);
     if (result < 0)
         return setup_no_loop(result, p);
     nodedir_path(dir, "raft", raft, sizeof(raft));

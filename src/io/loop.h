@@ -1,8 +1,9 @@
 /*
  * The event loop, and the only door to clock, disk, network and randomness.
  *
- * Two back ends today, one contract (tests/unit/test_io_contract.c runs against both):
+ * Three back ends, one contract (tests/unit/io_contract.h runs against each):
  *   loop_uring.c  io_uring; one loop is one thread
+ *   loop_uv.c     libuv, for machines where io_uring is refused
  *   loop_sim.c    virtual time, simulated devices and connections, from a seed (io/sim.h)
  *
  * Operations. The caller embeds a struct loop_op, sets done, calls a start
@@ -36,9 +37,19 @@ enum { LOOP_IOV_MAX = 1024 };
 
 /* ---- Running ---- */
 
-/* A loop over io_uring for the calling process; it runs on the thread that calls loop_run().
- * `entries`: file ops in the kernel at once. */
-int loop_uring_create(struct loop **out, uint32_t entries);
+enum loop_kind {
+    LOOP_AUTO, /* io_uring if this process may use it, else libuv. Decided once a process, and
+                  logged when it is libuv. */
+    LOOP_URING,
+    LOOP_UV,
+};
+
+/*
+ * A loop of the calling process; it runs on the thread that calls loop_run(). -errno; over io_uring
+ * -EPERM, -ENOSYS and the like where it is refused. `entries`: file ops in the kernel at once, at
+ * most; over libuv also no more than a quarter of its thread pool.
+ */
+int loop_create(struct loop **out, enum loop_kind kind, uint32_t entries);
 
 /* Run until loop_stop(). Ops in flight stay in flight. Always on the same thread. */
 void loop_run(struct loop *l);

@@ -65,6 +65,10 @@ struct loop {
     bool dead;          /* calls nobody any more; loop.c lets no call through to the back end */
 };
 
+/* What loop_create() chooses from. */
+int loop_uring_create(struct loop **out, uint32_t entries);
+int loop_uv_create(struct loop **out, uint32_t entries);
+
 /* For back ends: what is the same in all of them. */
 
 void loop_base_init(struct loop *l, const struct loop_backend *backend);

@@ -320,38 +320,44 @@ static const struct loop_backend uring_backend = {
     .conn_move = os_conn_move,
 };
 
-/* Kernels differ in which flags they take, and in which of them work: the best set that gets an
- * entry through. */
-static bool flags_work(unsigned flags)
+/* 0 when an entry gets through a ring with these flags, -errno. */
+static int flags_try(unsigned flags)
 {
     struct io_uring ring;
     struct io_uring_cqe *cqe;
-    bool works = false;
+    int err = io_uring_queue_init(4, &ring, flags);
 
-    if (io_uring_queue_init(4, &ring, flags) != 0)
-        return false;
+    if (err != 0)
+        return err;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
     io_uring_prep_nop(sqe);
     io_uring_sqe_set_data64(sqe, ENTRY_IGNORED);
-    if (io_uring_submit_and_wait(&ring, 1) == 1 && io_uring_peek_cqe(&ring, &cqe) == 0)
-        works = cqe->res == 0;
+    err = io_uring_submit_and_wait(&ring, 1);
+    if (err >= 0)
+        err = io_uring_peek_cqe(&ring, &cqe) == 0 ? cqe->res : -EIO;
     io_uring_queue_exit(&ring);
-    return works;
+    return err;
 }
 
-static unsigned ring_flags(void)
+/* Kernels differ in which flags they take, and in which of them work: the best set that gets an
+ * entry through. -errno: none does. */
+static int flags_choose(unsigned *out)
 {
     static const unsigned sets[] = {
         IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
             IORING_SETUP_SUBMIT_ALL,
         IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+        0,
     };
+    int err = 0;
 
     for (unsigned i = 0; i < COUNT_OF(sets); i++) {
-        if (flags_work(sets[i]))
-            return sets[i];
+        err = flags_try(sets[i]);
+        *out = sets[i];
+        if (err == 0)
+            return 0;
     }
-    return 0;
+    return err;
 }
 
 /* What a kernel that lacks it could not do correctly. */
@@ -364,15 +370,18 @@ enum {
 
 static int ring_create(struct uring_loop *l, uint32_t entries)
 {
-    struct io_uring_params params = {.flags = ring_flags()};
+    struct io_uring_params params = {0};
+    int err = flags_choose(&params.flags);
 
+    if (err != 0)
+        return err;
     l->must_enable = (params.flags & IORING_SETUP_SINGLE_ISSUER) != 0;
     if (l->must_enable)
         params.flags |= IORING_SETUP_R_DISABLED;
     params.flags |= IORING_SETUP_CQSIZE;
     params.cq_entries = 4 * entries < 1024 ? 1024 : 4 * entries;
 
-    int err = io_uring_queue_init_params(entries, &l->ring, &params);
+    err = io_uring_queue_init_params(entries, &l->ring, &params);
     if (err != 0)
         return err;
     if ((params.features & FEATURES_NEEDED) != FEATURES_NEEDED) {

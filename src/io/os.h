@@ -1,5 +1,6 @@
 /*
- * What a back end over a real system does the same way however it waits and moves bytes.
+ * What the back ends over a real system share (loop_uring.c, loop_uv.c): they differ in how they
+ * wait and in how bytes move, and in nothing else.
  *   os_loop.c  messages between threads, clocks, what has finished, the end of a loop
  *   os_file.c  files, devices, names
  *   os_net.c   addresses, listeners, connections
@@ -16,6 +17,8 @@
 #include <sys/socket.h>
 
 #include "io/loop_impl.h"
+
+struct luv_watch;
 
 struct os_loop {
     struct loop base;
@@ -51,7 +54,8 @@ struct os_listener {
     int fd;
     bool is_closing;
     uint32_t ops_count;
-    char *path; /* of a unix socket, else NULL */
+    char *path;              /* of a unix socket, else NULL */
+    struct luv_watch *watch; /* over libuv: see uv_impl.h */
 };
 
 struct os_conn {
@@ -63,6 +67,7 @@ struct os_conn {
     struct loop_op *send;
     struct loop_addr peer;
     struct loop_msg moved;
+    struct luv_watch *watch; /* over libuv: see uv_impl.h */
 };
 
 /* How far a transfer is through the caller's iovecs, which stay as they are. */

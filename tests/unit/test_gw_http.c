@@ -113,7 +113,8 @@ static int world_start(void **state)
     snprintf(w->path, sizeof(w->path), "%s/sock", w->dir);
     if (sem_init(&w->arrived, 0, 0) < 0 || sem_init(&w->released, 0, 0) < 0)
         return -1;
-    if (loop_uring_create(&w->loop, 64) < 0 || pthread_create(&w->thread, NULL, world_run, w) != 0)
+    if (loop_create(&w->loop, LOOP_AUTO, 64) < 0 ||
+        pthread_create(&w->thread, NULL, world_run, w) != 0)
         return -1;
     *state = w;
     return world_open(w);

@@ -143,9 +143,9 @@ static void *run(void *arg)
 static void world_init(struct world *w)
 {
     *w = (struct world){.identity = {.cluster = {1}, .secret = {2}}};
-    assert_int_equal(loop_uring_create(&w->control, 64), 0);
-    assert_int_equal(loop_uring_create(&w->server, 256), 0);
-    assert_int_equal(loop_uring_create(&w->client, 256), 0);
+    assert_int_equal(loop_create(&w->control, LOOP_AUTO, 64), 0);
+    assert_int_equal(loop_create(&w->server, LOOP_AUTO, 256), 0);
+    assert_int_equal(loop_create(&w->client, LOOP_AUTO, 256), 0);
     struct net_config config = {
         .loop = w->server,
         .identity = w->identity,

@@ -1,0 +1,8 @@
+/* The contract of io/loop.h, held by the back end over libuv. */
+
+#include "tests/unit/io_contract_real.h"
+
+int main(void)
+{
+    return real_contract_run(LOOP_UV);
+}
