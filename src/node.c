@@ -186,10 +186,10 @@ static void node_wait_signal(const sigset_t *set)
 
 static int node_start_threads(struct node *n, struct problem *p)
 {
-    int result = node_thread_start(&n->control, 1024, "control");
+    int result = node_thread_start(&n->control, n->conf.io, 1024, "control");
     if (result == 0)
-        result = node_thread_start(&n->gateway, 1024, "gateway");
-    return result < 0 ? setup_no_loop(result, p) : 0;
+        result = node_thread_start(&n->gateway, n->conf.io, 1024, "gateway");
+    return result < 0 ? setup_no_loop(n->conf.io, result, p) : 0;
 }
 
 static int refuse_on_control(void *arg)

@@ -44,6 +44,7 @@ enum conf_key {
     CONF_ADVERTISE,
     CONF_NBD,
     CONF_LOG,
+    CONF_IO,
     CONF_NOT_YET,
     CONF_COUNT
 };
@@ -52,11 +53,12 @@ static const struct {
     const char *section, *key;
     enum conf_key what;
 } conf_keys[] = {
-    {"node", "name", CONF_NAME},          {"node", "dir", CONF_DIR},
-    {"node", "location", CONF_LOCATION},  {"net", "listen", CONF_LISTEN},
-    {"net", "advertise", CONF_ADVERTISE}, {"nbd", "listen", CONF_NBD},
-    {"log", "level", CONF_LOG},           {"nfs", "listen", CONF_NOT_YET},
-    {"s3", "listen", CONF_NOT_YET},       {"http", "listen", CONF_NOT_YET},
+    {"node", "name", CONF_NAME},         {"node", "dir", CONF_DIR},
+    {"node", "location", CONF_LOCATION}, {"node", "io", CONF_IO},
+    {"net", "listen", CONF_LISTEN},      {"net", "advertise", CONF_ADVERTISE},
+    {"nbd", "listen", CONF_NBD},         {"log", "level", CONF_LOG},
+    {"nfs", "listen", CONF_NOT_YET},     {"s3", "listen", CONF_NOT_YET},
+    {"http", "listen", CONF_NOT_YET},
 };
 
 static bool conf_set(struct node_conf *conf, enum conf_key what, const char *value)
@@ -78,6 +80,8 @@ static bool conf_set(struct node_conf *conf, enum conf_key what, const char *val
         return conf_nbd(conf, value);
     case CONF_LOG:
         return conf_log_level(value, &conf->log_level);
+    case CONF_IO:
+        return loop_kind_parse(value, &conf->io);
     case CONF_NOT_YET:
     case CONF_COUNT:
         break;
@@ -145,7 +149,7 @@ static int conf_read_file(const char *path, bool must_exist, struct node_conf *c
 static int conf_read_options(const struct cli *c, struct node_conf *conf, struct problem *p)
 {
     const char *listen = cli_value(c, "--listen"), *nbd = cli_value(c, "--nbd");
-    const char *log = cli_value(c, "--log");
+    const char *log = cli_value(c, "--log"), *io = cli_value(c, "--io");
     if (listen != NULL) {
         conf->listen_given = true;
         if (setup_parse_addr(listen, "--listen", &conf->listen, p) < 0)
@@ -153,6 +157,9 @@ static int conf_read_options(const struct cli *c, struct node_conf *conf, struct
     }
     if (nbd != NULL && !conf_nbd(conf, nbd))
         return setup_parse_addr(nbd, "--nbd", &conf->nbd, p);
+    if (io != NULL && !loop_kind_parse(io, &conf->io))
+        return problem_set(p, PROBLEM_USAGE, "usage", "--io takes auto, uring or uv, not \"%.60s\"",
+                           io);
     if (log == NULL)
         log = getenv("SKERRY_LOG");
     if (log != NULL && !conf_log_level(log, &conf->log_level))

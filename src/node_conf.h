@@ -16,6 +16,7 @@ struct node_conf {
     bool listen_given, advertise_given, nbd_given, nbd_off;
     struct loop_addr listen, advertise, nbd;
     enum log_level log_level;
+    enum loop_kind io;
 };
 
 /* Everything but what the node directory remembers. */

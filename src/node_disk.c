@@ -330,9 +330,9 @@ static void *worker_main(void *arg)
     struct disk_job job = {.node = n, .d = n->disk};
     str_copy(job.path, sizeof(job.path), n->disk->path);
 
-    int result = loop_create(&job.loop, LOOP_AUTO, 16);
+    int result = loop_create(&job.loop, n->conf.io, 16);
     if (result < 0) {
-        setup_no_loop(result, &n->disk->problem);
+        setup_no_loop(n->conf.io, result, &n->disk->problem);
     } else {
         if (disk_add(&job) < 0 && job.made)
             unlink(job.path);

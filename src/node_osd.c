@@ -193,10 +193,10 @@ int node_osd_start(struct node *n, uint32_t id, const char *path, struct node_os
     sem_init(&o->stopped, 0, 0);
     snprintf(name, sizeof(name), "osd.%u", id);
 
-    int result = node_thread_start(&o->thread, 1024, name);
+    int result = node_thread_start(&o->thread, n->conf.io, 1024, name);
     if (result < 0) {
         free(o);
-        return setup_no_loop(result, p);
+        return setup_no_loop(n->conf.io, result, p);
     }
     result = node_thread_call(&o->thread, osd_open_on_loop, o);
     if (result < 0) {

@@ -16,9 +16,10 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-int node_thread_start(struct node_thread *t, uint32_t entries, const char *name)
+int node_thread_start(struct node_thread *t, enum loop_kind kind, uint32_t entries,
+                      const char *name)
 {
-    int result = loop_create(&t->loop, LOOP_AUTO, entries);
+    int result = loop_create(&t->loop, kind, entries);
     if (result < 0)
         return result;
     result = -pthread_create(&t->thread, NULL, thread_main, t);

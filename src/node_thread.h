@@ -16,7 +16,8 @@ struct node_thread {
 };
 
 /* -errno. `name`: at most 15 letters, for ps. */
-int node_thread_start(struct node_thread *t, uint32_t entries, const char *name);
+int node_thread_start(struct node_thread *t, enum loop_kind kind, uint32_t entries,
+                      const char *name);
 
 /* Run fn(arg) on the loop's stack top and give back what it returned. Never from a loop's thread.
  */

@@ -26,6 +26,8 @@ static const struct cli_option node_options[] = {
     {"--listen", "ADDR", "IP:PORT for the other nodes (default: what init or join was told)"},
     {"--nbd", "ADDR", "IP:PORT for NBD clients (default 127.0.0.1:10809), or `off`"},
     {"--log", "LEVEL", "debug, info, warn or error (default info; else SKERRY_LOG)"},
+    {"--io", "uring|uv|auto",
+     "over io_uring, over libuv, or over libuv only where io_uring is refused (default auto)"},
     {NULL, NULL, NULL},
 };
 
@@ -33,6 +35,7 @@ static const struct cli_option demo_options[] = {
     {"--nodes", "N", "how many nodes (default 3, at most 9)"},
     {"--size", "SIZE", "of each node's sparse disk file (default 8G)"},
     {"--keep-data", NULL, "leave the directory when the demo ends"},
+    {"--io", "uring|uv|auto", "what every node is given as its --io"},
     {NULL, NULL, NULL},
 };
 

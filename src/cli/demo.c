@@ -36,7 +36,7 @@ enum {
     DEMO_PATH_MAX = DEMO_DIR_MAX + 32,
     DEMO_READY_S = 60,
     DEMO_STOP_S = 12,
-    DEMO_ARGS = 10,
+    DEMO_ARGS = 12,
 };
 
 struct demo_node {
@@ -52,6 +52,7 @@ struct demo {
     char exe[PATH_MAX];
     bool dir_made, again; /* we made it; it holds a demo of before */
     uint64_t size;
+    const char *io; /* NULL: not given */
     bool keep_data;
     int count;
     struct demo_node nodes[DEMO_NODES_MAX];
@@ -230,6 +231,10 @@ static int demo_plan_node(struct demo *d, int i, struct problem *p)
     const char *argv[DEMO_ARGS + 1] = {d->exe,     "node",    "--dir", n->dir, "--admin", n->admin,
                                        "--listen", n->listen, "--nbd", n->nbd, NULL};
     memcpy(n->argv, argv, sizeof(argv));
+    if (d->io != NULL) {
+        n->argv[DEMO_ARGS - 2] = "--io";
+        n->argv[DEMO_ARGS - 1] = d->io;
+    }
     return 0;
 }
 
@@ -410,7 +415,7 @@ static json_t *demo_node_json(const struct demo_node *n)
 {
     char nbd[LOOP_ADDR_STR + 8];
     json_t *argv = json_array();
-    for (int i = 0; i < DEMO_ARGS; i++)
+    for (int i = 0; n->argv[i] != NULL; i++)
         json_array_append_new(argv, json_string(n->argv[i]));
     snprintf(nbd, sizeof(nbd), "nbd://%s", n->nbd);
     return json_pack("{s:s, s:i, s:o, s:s, s:s, s:s, s:n, s:n, s:n}", "name", n->name, "pid",
@@ -459,7 +464,7 @@ static void demo_print(const struct demo *d, double seconds)
     printf("Break it, and read on from another node:\n");
     printf("  kill -9 %d\n", (int)b->pid);
     printf("  ");
-    for (int i = 0; i < DEMO_ARGS; i++)
+    for (int i = 0; b->argv[i] != NULL; i++)
         printf("%s ", b->argv[i]);
     printf("&\n\nCtrl-C stops all%s.\n", d->keep_data ? "" : " and removes the data");
     printf("ready\n");
@@ -474,6 +479,11 @@ static int demo_options(struct cli *c, struct demo *d, struct problem *p)
     uint64_t count = 3;
     d->size = 8ull << 30;
     d->keep_data = cli_value(c, "--keep-data") != NULL;
+    d->io = cli_value(c, "--io");
+    enum loop_kind io;
+    if (d->io != NULL && !loop_kind_parse(d->io, &io))
+        return problem_set(p, PROBLEM_USAGE, "usage", "--io takes auto, uring or uv, not \"%.60s\"",
+                           d->io);
     if ((nodes != NULL && cli_parse_count(nodes, "--nodes", 1, DEMO_NODES_MAX, &count, p) < 0) ||
         (size != NULL && cli_parse_size(size, "--size", &d->size, p) < 0))
         return -1;

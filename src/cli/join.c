@@ -206,7 +206,7 @@ int join_cluster(struct identity *id, struct problem *p)
 
     int result = loop_create(&j.loop, LOOP_AUTO, 64);
     if (result < 0)
-        return setup_no_loop(result, p);
+        return setup_no_loop(LOOP_AUTO, result, p);
     result = join_run(&j, p);
     loop_destroy(j.loop);
     return result;

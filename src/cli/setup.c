@@ -120,7 +120,7 @@ int setup_init(const char *dir, const char *name, const char *listen, uint32_t r
     struct loop *loop;
     int result = loop_create(&loop, LOOP_AUTO, 64);
     if (result < 0)
-        return setup_no_loop(result, p);
+        return setup_no_loop(LOOP_AUTO, result, p);
     nodedir_path(dir, "raft", raft, sizeof(raft));
     result = raft_core_bootstrap(loop, raft, id->node);
     loop_destroy(loop);
@@ -137,15 +137,19 @@ int setup_init(const char *dir, const char *name, const char *listen, uint32_t r
     return nodedir_write_identity(dir, id, p); /* last: now it is a node */
 }
 
-int setup_no_loop(int error, struct problem *p)
+int setup_no_loop(enum loop_kind kind, int error, struct problem *p)
 {
-    problem_set(p, PROBLEM_FAILED, "no_io_uring", "this system does not let us use io_uring");
-    problem_why(p, "%s", strerror(-error));
-    if (error == -EMFILE || error == -ENFILE || error == -ENOMEM)
+    if (error == -EMFILE || error == -ENFILE || error == -ENOMEM) {
+        problem_set(p, PROBLEM_FAILED, "no_room", "there is no room for another event loop");
         problem_action(p, "raise the limit on open files or locked memory (ulimit -n, ulimit -l)");
-    else
+    } else if (kind == LOOP_URING) {
+        problem_set(p, PROBLEM_FAILED, "no_io_uring", "this system does not let us use io_uring");
         problem_action(p, "Linux 5.15 or newer is needed, with kernel.io_uring_disabled = 0 and no "
-                          "seccomp filter against it");
+                          "seccomp filter against it; --io auto does without");
+    } else {
+        problem_set(p, PROBLEM_FAILED, "no_loop", "this system does not let us wait for I/O");
+    }
+    problem_why(p, "%s", strerror(-error));
     return -1;
 }
 

@@ -21,7 +21,7 @@ int setup_parse_addr(const char *text, const char *what, struct loop_addr *out, 
 /* A warning on stderr when `addr` is not loopback. */
 void setup_warn_open(const char *what, const struct loop_addr *addr);
 
-/* Why a loop could not be made. */
-int setup_no_loop(int error, struct problem *p);
+/* Why a loop of this kind could not be made. */
+int setup_no_loop(enum loop_kind kind, int error, struct problem *p);
 
 #endif /* CLI_SETUP_H */

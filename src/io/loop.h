@@ -51,6 +51,9 @@ enum loop_kind {
  */
 int loop_create(struct loop **out, enum loop_kind kind, uint32_t entries);
 
+/* "auto", "uring", "uv". */
+bool loop_kind_parse(const char *s, enum loop_kind *out);
+
 /* Run until loop_stop(). Ops in flight stay in flight. Always on the same thread. */
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l);

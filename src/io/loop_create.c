@@ -32,6 +32,20 @@ static void auto_decide(void)
                  strerrorname_np(-err));
 }
 
+bool loop_kind_parse(const char *s, enum loop_kind *out)
+{
+    static const char *const names[] = {
+        [LOOP_AUTO] = "auto", [LOOP_URING] = "uring", [LOOP_UV] = "uv"};
+
+    for (uint32_t i = 0; i < COUNT_OF(names); i++) {
+        if (strcmp(s, names[i]) == 0) {
+            *out = (enum loop_kind)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 int loop_create(struct loop **out, enum loop_kind kind, uint32_t entries)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
