@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/pool.h"
 #include "raft/conf.h"
+#include "raft/message.h"
 #include "raft/repair.h"
 
 struct disk_append {
@@ -511,6 +512,11 @@ static void disk_send_lost(struct raft_io_send *req, int status)
     free(s);
 }
 
+/*
+ * The core sends a follower all that it misses, however much that is: the first of it goes. The
+ * answer says how far the follower has come, or it refuses what the core sends next, and so the
+ * core goes on from there.
+ */
 static int disk_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *m,
                      raft_io_send_cb cb)
 {
@@ -520,10 +526,12 @@ static int disk_send(struct raft_io *io, struct raft_io_send *req, const struct 
         raft_transport_send(&d->transport, req, m, cb);
         return 0;
     }
+    struct raft_message part = *m;
+    part.append_entries.n_entries = raft_message_fit(&m->append_entries);
     struct disk_send *s = mem_zalloc(sizeof(*s));
     s->outer = req;
     s->cb = cb;
-    raft_transport_send(&d->transport, &s->req, m, disk_send_lost);
+    raft_transport_send(&d->transport, &s->req, &part, disk_send_lost);
     return 0;
 }
 

@@ -43,6 +43,18 @@ static size_t message_append_size(const struct raft_append_entries *a)
     return size <= RAFT_MESSAGE_MAX ? size : 0;
 }
 
+unsigned raft_message_fit(const struct raft_append_entries *a)
+{
+    size_t size = MESSAGE_APPEND;
+
+    for (unsigned i = 0; i < a->n_entries; i++) {
+        size += MESSAGE_APPEND_ENTRY + message_pad(a->entries[i].buf.len);
+        if (i > 0 && size > RAFT_MESSAGE_ENTRIES_MAX)
+            return i;
+    }
+    return a->n_entries;
+}
+
 /* libraft's encoding: a header of 9, then per server its id, address and role. */
 static size_t message_conf_size(const struct raft_configuration *conf)
 {

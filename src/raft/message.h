@@ -26,8 +26,12 @@
 
 enum {
     RAFT_MESSAGE_MAX = 64 << 20,
+    RAFT_MESSAGE_ENTRIES_MAX = 16 << 20, /* of entries that are sent in one message */
     RAFT_MESSAGE_SNAPSHOT_MAX = (256 << 20) + (64 << 10), /* of an install snapshot */
 };
+
+/* How many of the entries, from the first on, fit RAFT_MESSAGE_ENTRIES_MAX; one always does. */
+unsigned raft_message_fit(const struct raft_append_entries *a);
 
 /* Bytes it takes; 0: it is larger than a receiver would take. */
 size_t raft_message_size(const struct raft_message *m);

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "raft/log.h"
+#include "raft/message.h"
 
 static void three_voters_agree_and_survive_the_loss_of_one(void **state)
 {
@@ -176,6 +177,22 @@ static void entries_and_snapshots_larger_than_a_frame_arrive(void **state)
     cluster_await_leader(&c);
     propose_and_wait(&c, 12);
     cluster_grow(&c, 2); /* one message of more than 2 MiB brings it level */
+    cluster_await_even(&c);
+    cluster_deinit(&c);
+}
+
+/* The core sends all that is missing in one message. */
+static void a_member_that_misses_more_than_a_message_holds_catches_up(void **state)
+{
+    struct cluster c;
+    (void)state;
+
+    cluster_init(&c, 7, 2);
+    c.value_bytes = RAFT_ENTRY_MAX;
+    cluster_bootstrap(&c);
+    cluster_await_leader(&c);
+    propose_and_wait(&c, RAFT_MESSAGE_MAX / RAFT_ENTRY_MAX + 10);
+    cluster_grow(&c, 2);
     cluster_await_even(&c);
     cluster_deinit(&c);
 }
@@ -637,6 +654,7 @@ int main(void)
         cmocka_unit_test(the_lead_can_be_handed_over),
         cmocka_unit_test(a_new_member_is_brought_up_by_a_snapshot),
         cmocka_unit_test(entries_and_snapshots_larger_than_a_frame_arrive),
+        cmocka_unit_test(a_member_that_misses_more_than_a_message_holds_catches_up),
         cmocka_unit_test(a_node_whose_disk_fails_stops_and_the_others_go_on),
         cmocka_unit_test(a_snapshot_that_finds_no_room_is_tried_again_later),
         cmocka_unit_test(a_change_that_was_not_committed_is_forgotten_also_after_a_restart),
