@@ -201,6 +201,12 @@ static struct osd_pg *osd_pg_of_row(struct osd *o, const struct map_pg *row)
     return pg;
 }
 
+static void osd_want_purge(struct osd *o)
+{
+    o->purge_wanted = true;
+    o->purge_again = true;
+}
+
 static void osd_on_map(struct map_feed *f, const struct map *map)
 {
     struct osd *o = container_of(f, struct osd, feed);
@@ -211,11 +217,16 @@ static void osd_on_map(struct map_feed *f, const struct map *map)
     for (uint32_t i = 0; i < map->pgs_count && !o->failed; i++) {
         const struct map_pg *row = &map->pgs[i];
         const struct map_pool *pool = map_pool(map, (uint32_t)(row->id >> 32));
-        if (pool != NULL)
-            osd_pg_view(osd_pg_of_row(o, row), row, pool, map->revision);
+        if (pool == NULL)
+            continue;
+        struct osd_pg *pg = osd_pg_of_row(o, row);
+        bool was_foreign = pg->foreign;
+        osd_pg_view(pg, row, pool, map->revision);
+        if (pg->foreign && !was_foreign)
+            osd_want_purge(o);
     }
     if (map->image_last != o->image_last_seen || map->images_count != o->images_count_seen) {
-        o->purge_wanted = true;
+        osd_want_purge(o);
         o->image_last_seen = map->image_last;
         o->images_count_seen = map->images_count;
     }
@@ -276,7 +287,7 @@ void osd_pg_wake_proposers(struct osd *o)
     loop_wake(o->loop, &o->task);
 }
 
-/* ---- Objects of deleted images ---- */
+/* ---- Objects of deleted images, and of PGs that moved away ---- */
 
 struct osd_purge {
     struct store_write write;
@@ -295,10 +306,12 @@ static void purge_on_done(struct store_write *w)
     loop_wake(p->osd->loop, &p->osd->task);
 }
 
-static bool purge_is_due(struct osd *o, const struct store_object *object)
+static bool purge_is_due(struct osd *o, const struct osd_pg *pg, const struct store_object *object)
 {
-    return object->id.image <= o->map->image_last && map_image(o->map, object->id.image) == NULL &&
-           osd_object_find(o, &object->id) == NULL;
+    if (osd_object_find(o, &object->id) != NULL)
+        return false;
+    return pg->foreign ||
+           (object->id.image <= o->map->image_last && map_image(o->map, object->id.image) == NULL);
 }
 
 /* The next PG in the list, or none: then the pass is over. */
@@ -311,7 +324,7 @@ static void purge_next_pg(struct osd_purge *p)
     if (p->pg != NULL)
         p->cursor = (struct store_cursor){.pg = p->pg->id};
     else
-        o->purge_wanted = false;
+        o->purge_wanted = o->purge_again; /* what came up behind the pass */
 }
 
 /*
@@ -326,14 +339,16 @@ static void osd_purge_step(struct osd *o)
 
     if (!o->purge_wanted || p->busy || !o->registered)
         return;
-    if (p->pg == NULL)
+    if (p->pg == NULL) {
+        o->purge_again = false;
         purge_next_pg(p);
+    }
     for (uint32_t i = 0; p->pg != NULL && i < PURGE_SCAN_MAX; i++) {
         if (store_list(o->store, p->pg->id, 0, &p->cursor, &object, 1) == 0) {
             purge_next_pg(p);
             continue;
         }
-        if (!purge_is_due(o, &object))
+        if (!purge_is_due(o, p->pg, &object))
             continue;
         p->busy = true;
         p->pg->store_busy++;
@@ -485,7 +500,7 @@ void osd_peer_lost(void *osd, net_endpoint e, uint32_t incarnation, int why)
 static void osd_tick_pg(struct osd_pg *pg, uint64_t now)
 {
     bool busy = pg->peering != NULL || pg->recovery != NULL ||
-                (pg->acting && pg->view.set_count < pg->replicas);
+                (pg->acting && (pg->view.set_count > pg->replicas || osd_recovery_candidate(pg)));
 
     if (busy)
         osd_pg_wake(pg);

@@ -282,6 +282,31 @@ static void pg_apply_view(struct osd_pg *pg, const struct map_pg *old)
     }
 }
 
+static bool pg_is_target(const struct osd_pg *pg, uint32_t osd)
+{
+    for (uint32_t i = 0; i < pg->view.target_count; i++) {
+        if (pg->view.target[i] == osd)
+            return true;
+    }
+    return false;
+}
+
+/* Placement took this PG away from us, it is complete without us, and the cluster knows that we
+ * have nothing of it that counts (no stale row): what we still hold is only in the way. */
+static bool pg_is_foreign(const struct osd_pg *pg)
+{
+    uint32_t self = pg->osd->config.id;
+
+    if (!pg->view.active || pg->view.set_count < pg->replicas || osd_pg_in_set(pg, self) ||
+        pg_is_target(pg, self))
+        return false;
+    for (uint32_t i = 0; i < pg->view.stale_count; i++) {
+        if (pg->view.stale[i].osd == self)
+            return false;
+    }
+    return true;
+}
+
 void osd_pg_view(struct osd_pg *pg, const struct map_pg *view, const struct map_pool *pool,
                  uint64_t revision)
 {
@@ -299,6 +324,7 @@ void osd_pg_view(struct osd_pg *pg, const struct map_pg *view, const struct map_
         pg->promised = view->epoch;
     pg->mine = view->primary == o->config.id && o->registered &&
                osd_incarnation_of(o, o->config.id) == o->incarnation;
+    pg->foreign = pg_is_foreign(pg);
     pg_apply_view(pg, &old);
     osd_pg_wake(pg);
     osd_pg_wake_writes(pg);
@@ -317,6 +343,23 @@ static void pg_drop_dead_members(struct osd_pg *pg)
         osd_pg_shrink(pg, out, count);
 }
 
+/*
+ * The end of a move: S has more members than it needs, and one of them is not where placement wants
+ * the PG. Ourselves we leave to the leader: it gives the PG to another primary first.
+ */
+static void pg_drop_surplus(struct osd_pg *pg)
+{
+    if (pg->view.set_count <= pg->replicas || pg->pending_add != 0)
+        return;
+    for (uint32_t i = 0; i < pg->view.set_count; i++) {
+        uint32_t osd = pg->view.set[i];
+        if (osd != pg->osd->config.id && !pg_is_target(pg, osd)) {
+            osd_pg_shrink(pg, &osd, 1);
+            return;
+        }
+    }
+}
+
 static void pg_step(struct task *task)
 {
     struct osd_pg *pg = container_of(task, struct osd_pg, task);
@@ -329,6 +372,7 @@ static void pg_step(struct task *task)
         osd_peering_step(pg);
     } else if (osd_pg_acting(pg)) {
         pg_drop_dead_members(pg);
+        pg_drop_surplus(pg);
         osd_recovery_step(pg);
     }
 }

@@ -268,8 +268,9 @@ struct osd_pg {
                                   none */
 
     /* As primary: the reign. */
-    bool mine;   /* the view names this OSD, in this incarnation */
-    bool acting; /* activated by us and not deposed */
+    bool foreign; /* nothing of it belongs here any more: its objects go */
+    bool mine;    /* the view names this OSD, in this incarnation */
+    bool acting;  /* activated by us and not deposed */
     uint32_t seq;
     uint64_t version_last;
     struct list writes; /* struct osd_write, queued ones too */
@@ -316,7 +317,7 @@ struct osd {
     uint64_t boot_ns;
     uint64_t lease_ns, subwrite_ns;
     uint64_t image_last_seen, images_count_seen;
-    bool purge_wanted;
+    bool purge_wanted, purge_again;
     struct hash pgs;
     struct list pgs_list;
     struct hash objects;
@@ -473,5 +474,6 @@ uint32_t osd_recovery_member(const struct osd_pg *pg);
 uint64_t
 osd_recovery_bound(const struct osd_pg *pg); /* for the tombstone floor; UINT64_MAX: none */
 uint64_t osd_recovery_left(const struct osd_pg *pg);
+uint32_t osd_recovery_candidate(const struct osd_pg *pg); /* who is to join; 0: nobody */
 
 #endif /* OSD_PG_H */

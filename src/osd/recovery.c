@@ -361,10 +361,14 @@ static void recovery_give_up(struct osd_recovery *r)
 
 /* ---- The machine ---- */
 
-/* Where placement wants the PG, is up, and is not in S. */
-static uint32_t recovery_candidate(const struct osd_pg *pg)
+/*
+ * Where placement wants the PG, is up, and is not in S. A full S takes one more than it needs: the
+ * member whose place that is leaves when the newcomer has everything (pg.c), so that a move never
+ * costs redundancy.
+ */
+uint32_t osd_recovery_candidate(const struct osd_pg *pg)
 {
-    if (pg->view.set_count >= pg->replicas)
+    if (pg->view.set_count > pg->replicas || pg->view.set_count == META_REPLICAS_MAX)
         return 0;
     for (uint32_t i = 0; i < pg->view.target_count; i++) {
         uint32_t osd = pg->view.target[i];
@@ -434,7 +438,7 @@ void osd_recovery_step(struct osd_pg *pg)
     struct osd_recovery *r = pg->recovery;
 
     if (r == NULL) {
-        uint32_t member = recovery_candidate(pg);
+        uint32_t member = osd_recovery_candidate(pg);
         if (member == 0 || o->sessions == OSD_SESSIONS_MAX ||
             loop_now(o->loop) < pg->recovery_retry_ns)
             return;
