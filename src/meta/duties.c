@@ -18,15 +18,17 @@ static const uint64_t ns_pause = 1 * NS_PER_S; /* we did not run for so long: no
 static const uint64_t ns_pool_settle = 300 * NS_PER_MS;
 static const uint64_t ns_placement_settle = 1 * NS_PER_S;
 static const uint64_t ns_scan = 500 * NS_PER_MS; /* all PGs and OSDs are looked at */
-static const uint64_t ns_whole = 5 * NS_PER_S;
+static const uint64_t ns_quiet = 10 * NS_PER_S;  /* then primaries may be handed over */
+static const uint64_t ns_switch_pause = 1 * NS_PER_S;
 static const uint64_t ns_switch_gap = 10 * NS_PER_S; /* of one PG */
 static const uint64_t ns_out = 600 * NS_PER_S;       /* down for so long: placed elsewhere */
 static const uint64_t ns_forget = 3600 * NS_PER_S;
-static const uint64_t ns_voter_dead = 60 * NS_PER_S;
 
-void duties_init(struct duties *d, uint32_t self, uint32_t down_after_ms)
+void duties_init(struct duties *d, uint32_t self, uint32_t down_after_ms, uint32_t voter_dead_ms)
 {
-    *d = (struct duties){.self = self, .down_after_ns = down_after_ms * NS_PER_MS};
+    *d = (struct duties){.self = self,
+                         .down_after_ns = down_after_ms * NS_PER_MS,
+                         .voter_dead_ns = voter_dead_ms * NS_PER_MS};
 }
 
 void duties_deinit(struct duties *d)
@@ -34,15 +36,18 @@ void duties_deinit(struct duties *d)
     free(d->nodes);
     free(d->osds);
     free(d->targets);
+    free(d->members);
 }
 
 void duties_lead(struct duties *d, bool leading)
 {
-    uint32_t self = d->self;
-    uint64_t down_after_ns = d->down_after_ns;
+    struct duties kept = {.self = d->self,
+                          .down_after_ns = d->down_after_ns,
+                          .voter_dead_ns = d->voter_dead_ns,
+                          .leading = leading};
 
     duties_deinit(d);
-    *d = (struct duties){.self = self, .down_after_ns = down_after_ns, .leading = leading};
+    *d = kept;
 }
 
 /* ---- Memory of nodes and OSDs ---- */
@@ -231,16 +236,32 @@ static void run_refusals(struct duties *d, uint64_t now, struct duties_out *out)
 
 /* ---- Pools and placement ---- */
 
-/* Locations as numbers: the place of the first node that has the same one. */
-static uint32_t location_of(const struct map *map, uint32_t node)
+static int compare_locations(const void *a, const void *b)
 {
-    const struct map_node *n = map_node(map, node);
+    const struct map_node *const *x = a, *const *y = b;
+    int order = strcmp((*x)->location, (*y)->location);
 
-    for (uint32_t i = 0; n != NULL && i < map->nodes_count; i++) {
-        if (strcmp(map->nodes[i].location, n->location) == 0)
-            return i;
+    return order != 0 ? order : (*x > *y) - (*x < *y);
+}
+
+/* Locations as numbers, at the places of the nodes: the place of the first node that has the same
+ * one. */
+static uint32_t *number_locations(const struct map *map)
+{
+    const struct map_node **sorted = mem_zalloc((map->nodes_count + 1) * sizeof(*sorted));
+    uint32_t *numbers = mem_zalloc((map->nodes_count + 1) * sizeof(*numbers));
+    uint32_t first = 0;
+
+    for (uint32_t i = 0; i < map->nodes_count; i++)
+        sorted[i] = &map->nodes[i];
+    qsort(sorted, map->nodes_count, sizeof(*sorted), compare_locations);
+    for (uint32_t i = 0; i < map->nodes_count; i++) {
+        if (i == 0 || strcmp(sorted[i]->location, sorted[i - 1]->location) != 0)
+            first = (uint32_t)(sorted[i] - map->nodes);
+        numbers[sorted[i] - map->nodes] = first;
     }
-    return UINT32_MAX;
+    free(sorted);
+    return numbers;
 }
 
 /* May hold data: it works, and was up not too long ago. */
@@ -257,12 +278,16 @@ static struct placement_osd *placement_osds(struct duties *d, uint64_t now, cons
                                             bool only_up)
 {
     struct placement_osd *osds = mem_zalloc((map->osds_count + 1) * sizeof(*osds));
+    uint32_t *locations = number_locations(map);
 
     for (uint32_t i = 0; i < map->osds_count; i++) {
         const struct map_osd *m = &map->osds[i];
+        const struct map_node *n = map_node(map, m->node);
         bool usable = only_up ? m->up : is_usable(d, now, m);
-        osds[i] = (struct placement_osd){m->id, location_of(map, m->node), usable ? m->weight : 0};
+        osds[i] = (struct placement_osd){m->id, n == NULL ? UINT32_MAX : locations[n - map->nodes],
+                                         usable && n != NULL ? m->weight : 0};
     }
+    free(locations);
     return osds;
 }
 
@@ -385,16 +410,53 @@ static bool has(const uint32_t *ids, uint8_t count, uint32_t id)
     return false;
 }
 
-/* It serves, and is on the OSDs it should be on. */
-static bool is_whole(const struct map_pg *g)
+/* It is on the OSDs it should be on, and not on its way there. */
+static bool is_home(const struct map_pg *g)
 {
-    if (!g->active || g->set_count != g->target_count)
+    if (g->target_count == 0 || g->set_count != g->target_count)
         return false;
     for (uint8_t i = 0; i < g->target_count; i++) {
         if (!has(g->set, g->set_count, g->target[i]))
             return false;
     }
     return true;
+}
+
+/* Every PG serves and has all its copies, up. */
+static bool is_all_complete(const struct map *map)
+{
+    for (uint32_t i = 0; i < map->pgs_count; i++) {
+        const struct map_pg *g = &map->pgs[i];
+        const struct map_pool *pool = map_pool(map, (uint32_t)(g->id >> 32));
+
+        if (!g->active || pool == NULL || g->set_count < pool->replicas)
+            return false;
+        for (uint8_t k = 0; k < g->set_count; k++) {
+            const struct map_osd *o = map_osd(map, g->set[k]);
+            if (o == NULL || !o->up)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* Changes with all that a hand-over does not change. */
+static uint64_t unrest_of(const struct map *map)
+{
+    uint64_t h = mix64(map->pgs_count);
+
+    for (uint32_t i = 0; i < map->osds_count; i++) {
+        h = mix64(h ^ map->osds[i].id);
+        h = mix64(h ^ ((uint64_t)map->osds[i].incarnation << 1 | map->osds[i].up));
+    }
+    for (uint32_t i = 0; i < map->pgs_count; i++) {
+        const struct map_pg *g = &map->pgs[i];
+        for (uint8_t k = 0; k < g->set_count; k++)
+            h = mix64(h ^ g->set[k]);
+        for (uint8_t k = 0; k < g->target_count; k++)
+            h = mix64(h ^ g->target[k]);
+    }
+    return h;
 }
 
 static bool was_switched(const struct duties *d, uint64_t pg, uint64_t now)
@@ -407,25 +469,79 @@ static bool was_switched(const struct duties *d, uint64_t pg, uint64_t now)
     return false;
 }
 
-static void list_switches(struct duties *d, uint64_t now, const struct map *map,
-                          struct duties_out *out)
+/* PGs that an OSD leads, and those that want it first. */
+struct lead {
+    uint32_t led, home;
+};
+
+static bool may_lead(const struct duties *d, const struct map *map, const struct map_pg *g,
+                     uint32_t osd)
 {
-    uint32_t *led = mem_zalloc((d->osds_size + 1) * sizeof(*led));
-    uint32_t switches = 0;
+    const struct map_osd *o = map_osd(map, osd);
+    return osd != g->primary && osd < d->osds_size && o != NULL && o->up && !o->failed &&
+           has(g->set, g->set_count, osd);
+}
+
+static bool leads_too_few(const struct lead *leads, uint32_t osd)
+{
+    return leads[osd].led < leads[osd].home;
+}
+
+/* In this order. The first two bring the counts nearer to what is wanted, and the last a PG home
+ * without leading further away from it: so it ends. */
+enum switch_to {
+    SWITCH_HOME,   /* to whom the target names first, who leads too few */
+    SWITCH_ANY,    /* to another member that leads too few */
+    SWITCH_DETOUR, /* to whom the target names first, who can then pass one on */
+    SWITCH_LAST = SWITCH_DETOUR
+};
+
+/* 0: the primary stays. */
+static uint32_t better_primary(const struct duties *d, const struct map *map,
+                               const struct lead *leads, const struct map_pg *g,
+                               enum switch_to whom)
+{
+    uint32_t home = g->target[0];
+
+    if (g->primary >= d->osds_size || g->primary == home ||
+        leads[g->primary].led <= leads[g->primary].home)
+        return 0;
+    if (whom != SWITCH_ANY)
+        return may_lead(d, map, g, home) && (whom == SWITCH_DETOUR || leads_too_few(leads, home))
+                   ? home
+                   : 0;
+    for (uint8_t i = 0; i < g->set_count; i++) {
+        if (may_lead(d, map, g, g->set[i]) && leads_too_few(leads, g->set[i]))
+            return g->set[i];
+    }
+    return 0;
+}
+
+static struct lead *count_leads(const struct duties *d, const struct map *map)
+{
+    struct lead *leads = mem_zalloc((d->osds_size + 1) * sizeof(*leads));
 
     for (uint32_t i = 0; i < map->pgs_count; i++) {
-        if (map->pgs[i].primary < d->osds_size)
-            led[map->pgs[i].primary]++;
+        const struct map_pg *g = &map->pgs[i];
+        if (g->primary < d->osds_size)
+            leads[g->primary].led++;
+        if (g->target_count > 0 && g->target[0] < d->osds_size)
+            leads[g->target[0]].home++;
     }
+    return leads;
+}
+
+static uint32_t list_switches(struct duties *d, uint64_t now, const struct map *map,
+                              enum switch_to whom, struct duties_out *out)
+{
+    struct lead *leads = count_leads(d, map);
+    uint32_t switches = 0;
+
     for (uint32_t i = 0; i < map->pgs_count && switches < DUTIES_SWITCHES; i++) {
         const struct map_pg *g = &map->pgs[i];
-        uint32_t to = g->target[0];
-        const struct map_osd *o = map_osd(map, to);
+        uint32_t to = is_home(g) ? better_primary(d, map, leads, g, whom) : 0;
 
-        if (to == g->primary || o == NULL || !o->up || to >= d->osds_size ||
-            g->primary >= d->osds_size)
-            continue;
-        if (led[g->primary] <= led[to] + 1 || was_switched(d, g->id, now))
+        if (to == 0 || was_switched(d, g->id, now))
             continue;
         out->changes[out->changes_count++] = (struct meta_pg_change){.kind = META_PG_SWITCH,
                                                                      .pg = g->id,
@@ -434,11 +550,33 @@ static void list_switches(struct duties *d, uint64_t now, const struct map *map,
                                                                      .set_count = 1,
                                                                      .set = {to}};
         d->recent[d->recent_next++ % DUTIES_RECENT] = (struct duty_switch){g->id, now};
-        led[g->primary]--;
-        led[to]++;
+        leads[g->primary].led--;
+        leads[to].led++;
         switches++;
     }
-    free(led);
+    free(leads);
+    return switches;
+}
+
+/* Nothing has changed for a while but what we switched, and all of that serves again. */
+static void run_primaries(struct duties *d, uint64_t now, const struct map *map,
+                          struct duties_out *out)
+{
+    uint64_t unrest = unrest_of(map);
+
+    if (unrest != d->unrest || d->quiet_ns == 0) {
+        d->unrest = unrest;
+        d->quiet_ns = now;
+    }
+    if (now - d->quiet_ns < ns_quiet || now - d->switched_ns < ns_switch_pause || d->changes_busy ||
+        !is_all_complete(map))
+        return;
+    for (int whom = SWITCH_HOME; whom <= SWITCH_LAST; whom++) {
+        if (list_switches(d, now, map, (enum switch_to)whom, out) == 0)
+            continue;
+        d->switched_ns = now;
+        return;
+    }
 }
 
 /* ---- Stale rows ---- */
@@ -481,146 +619,56 @@ static void list_forgets(struct duties *d, uint64_t now, const struct map *map,
     }
 }
 
-static void run_pgs(struct duties *d, uint64_t now, const struct map *map, struct duties_out *out)
-{
-    bool whole = map->pgs_count > 0;
-
-    for (uint32_t i = 0; i < map->pgs_count && whole; i++)
-        whole = is_whole(&map->pgs[i]);
-    if (!whole)
-        d->whole_ns = 0;
-    else if (d->whole_ns == 0)
-        d->whole_ns = now;
-    else if (now - d->whole_ns >= ns_whole && !d->changes_busy)
-        list_switches(d, now, map, out);
-    if (!d->changes_busy)
-        list_forgets(d, now, map, out);
-}
-
 /* ---- Members of the Raft group ---- */
 
-/*
- * Two nodes: one voter and a standby. Two voters would stop when either dies, one stops when that
- * one dies; so the second voter comes with the third node.
- */
-static uint32_t voters_wanted(uint32_t nodes)
+/* Place of a node among `members`, which is given it if it is new. */
+static struct members_node *member_at(struct duties *d, uint32_t *count, uint32_t id)
 {
-    if (nodes >= 5)
-        return 5;
-    return nodes >= 3 ? 3 : 1;
-}
-
-enum { STANDBYS_MAX = 2 };
-
-static const struct raft_core_member *member_of(const struct raft_core_status *raft, uint32_t id)
-{
-    for (uint32_t i = 0; i < raft->members_count; i++) {
-        if (raft->members[i].id == id)
-            return &raft->members[i];
+    for (uint32_t i = 0; i < *count; i++) {
+        if (d->members[i].id == id)
+            return &d->members[i];
     }
-    return NULL;
+    d->members[*count] = (struct members_node){.id = id, .location = UINT32_MAX};
+    return &d->members[(*count)++];
 }
 
-static uint32_t members_with(const struct raft_core_status *raft, enum raft_core_role role)
+/* Nodes that have never started may never do; members that the map does not show yet are there
+ * (the first node, before it has added itself). */
+static uint32_t note_members(struct duties *d, uint64_t now, const struct map *map,
+                             const struct raft_core_status *raft)
 {
-    uint32_t count = 0;
+    uint32_t *locations = number_locations(map), count = 0;
 
-    for (uint32_t i = 0; i < raft->members_count; i++)
-        count += raft->members[i].role == role;
+    free(d->members);
+    d->members = mem_zalloc((map->nodes_count + RAFT_SERVERS_MAX + 1) * sizeof(*d->members));
+    for (uint32_t i = 0; i < map->nodes_count; i++) {
+        if (map->nodes[i].incarnation > 0)
+            d->members[count++] =
+                (struct members_node){.id = map->nodes[i].id, .location = locations[i]};
+    }
+    for (uint32_t i = 0; i < raft->members_count; i++) {
+        struct members_node *m = member_at(d, &count, raft->members[i].id);
+        m->member = true;
+        m->role = raft->members[i].role;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct members_node *m = &d->members[i];
+        const struct duty_node *n = node_at(d, m->id);
+        m->alive = m->id == d->self || duties_node_is_alive(d, m->id, now);
+        m->dead = !m->alive && n != NULL && n->seen_ns != 0 && now - n->seen_ns > d->voter_dead_ns;
+    }
+    free(locations);
     return count;
 }
 
-static bool has_location(const struct raft_core_status *raft, const struct map *map,
-                         enum raft_core_role role, uint32_t location)
-{
-    for (uint32_t i = 0; i < raft->members_count; i++) {
-        if (raft->members[i].role == role && location_of(map, raft->members[i].id) == location)
-            return true;
-    }
-    return false;
-}
-
-/* A live node that is no voter: in a new failure domain, then a standby, then by id. 0: none. */
-static uint32_t best_voter(const struct duties *d, uint64_t now, const struct map *map,
-                           const struct raft_core_status *raft)
-{
-    uint32_t best = 0;
-    int best_rank = -1;
-
-    for (uint32_t i = 0; i < map->nodes_count; i++) {
-        uint32_t id = map->nodes[i].id;
-        const struct raft_core_member *m = member_of(raft, id);
-
-        if (id == d->self || !duties_node_is_alive(d, id, now) ||
-            (m != NULL && m->role == RAFT_CORE_VOTER))
-            continue;
-        int rank = has_location(raft, map, RAFT_CORE_VOTER, location_of(map, id)) ? 0 : 2;
-        rank += m != NULL;
-        if (rank > best_rank) {
-            best = id;
-            best_rank = rank;
-        }
-    }
-    return best;
-}
-
-static uint32_t dead_member(const struct duties *d, uint64_t now,
-                            const struct raft_core_status *raft, enum raft_core_role role)
-{
-    for (uint32_t i = 0; i < raft->members_count; i++) {
-        uint32_t id = raft->members[i].id;
-        if (raft->members[i].role != role || id == d->self || id >= d->nodes_size)
-            continue;
-        if (d->nodes[id].seen_ns != 0 && now - d->nodes[id].seen_ns > ns_voter_dead)
-            return id;
-    }
-    return 0;
-}
-
-/* A live node for the next free place of a standby; 0: none. */
-static uint32_t best_standby(const struct duties *d, uint64_t now, const struct map *map,
-                             const struct raft_core_status *raft)
-{
-    for (uint32_t i = 0; i < map->nodes_count; i++) {
-        uint32_t id = map->nodes[i].id;
-        const struct raft_core_member *m = member_of(raft, id);
-        if (id != d->self && duties_node_is_alive(d, id, now) &&
-            (m == NULL || m->role == RAFT_CORE_SPARE))
-            return id;
-    }
-    return 0;
-}
-
-static void ask_member(struct duties_out *out, enum duties_member what, uint32_t id,
-                       enum raft_core_role role)
-{
-    out->member = what;
-    out->member_id = id;
-    out->member_role = role;
-}
-
-static void run_members(const struct duties *d, uint64_t now, const struct map *map,
+static void run_members(struct duties *d, uint64_t now, const struct map *map,
                         const struct raft_core_status *raft, struct duties_out *out)
 {
-    uint32_t voters = members_with(raft, RAFT_CORE_VOTER);
-    uint32_t standbys = members_with(raft, RAFT_CORE_STANDBY);
-    uint32_t wanted = voters_wanted(map->nodes_count);
-    uint32_t dead = dead_member(d, now, raft, RAFT_CORE_VOTER);
-    uint32_t next = best_voter(d, now, map, raft);
-    uint32_t dead_standby = dead_member(d, now, raft, RAFT_CORE_STANDBY);
-    bool room = raft->members_count < RAFT_SERVERS_MAX || (next != 0 && member_of(raft, next));
-
     if (raft->members_count == 0)
         return;
-    if (voters > wanted && dead != 0)
-        ask_member(out, DUTIES_MEMBER_REMOVE, dead, RAFT_CORE_SPARE);
-    else if ((voters < wanted || (voters == wanted && dead != 0)) && next != 0 && room)
-        ask_member(out, DUTIES_MEMBER_ASSIGN, next, RAFT_CORE_VOTER);
-    else if (dead_standby != 0 && best_standby(d, now, map, raft) != 0)
-        ask_member(out, DUTIES_MEMBER_REMOVE, dead_standby, RAFT_CORE_SPARE);
-    else if (standbys < STANDBYS_MAX && raft->members_count < RAFT_SERVERS_MAX &&
-             (next = best_standby(d, now, map, raft)) != 0)
-        ask_member(out, DUTIES_MEMBER_ASSIGN, next, RAFT_CORE_STANDBY);
+    uint32_t count = note_members(d, now, map, raft);
+    bool settled = now - d->reign_ns > d->voter_dead_ns;
+    members_next(d->members, count, d->self, settled, &out->member);
 }
 
 void duties_run(struct duties *d, uint64_t now, const struct map *map,
@@ -630,6 +678,8 @@ void duties_run(struct duties *d, uint64_t now, const struct map *map,
     out->next_ns = now + ns_tick;
     if (!d->leading)
         return;
+    if (d->reign_ns == 0)
+        d->reign_ns = now;
     forgive_pause(d, now);
     note_nodes(d, now, map);
     note_osds(d, now, map);
@@ -640,7 +690,9 @@ void duties_run(struct duties *d, uint64_t now, const struct map *map,
         d->scanned_revision = map->revision;
         d->scanned_ns = now;
         run_placement(d, now, map, out);
-        run_pgs(d, now, map, out);
+        run_primaries(d, now, map, out);
+        if (!d->changes_busy)
+            list_forgets(d, now, map, out);
     }
     run_members(d, now, map, raft, out);
 }

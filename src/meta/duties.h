@@ -8,9 +8,10 @@
  *               that another OSD or a client reports counts at once
  *   pool        the pool `default`, when the OSDs for it are there
  *   placement   new targets when OSDs or pools change
- *   primaries   back to the first of the target, slowly, when all PGs are whole
+ *   primaries   each OSD leads as many PGs as want it first: handed over slowly, when all PGs have
+ *               been complete and nothing else has changed for 10 s
  *   stale rows  of OSDs that will not be recovered soon are forgotten
- *   members     1, 3 or 5 voters by the number of nodes, up to two standbys
+ *   members     1, 3 or 5 voters, up to two standbys (meta/members.h)
  *
  * What they remember is in memory only. A new leader, and one that was paused, gives everyone a
  * full period.
@@ -20,6 +21,7 @@
 #define META_DUTIES_H
 
 #include "meta/command.h"
+#include "meta/members.h"
 #include "raft/core.h"
 
 enum {
@@ -52,12 +54,12 @@ struct duty_switch {
 
 struct duties {
     uint32_t self;
-    uint64_t down_after_ns;
+    uint64_t down_after_ns, voter_dead_ns;
     bool changes_busy; /* set before duties_run(): the last changes are still on their way */
 
     /* Private. */
     bool leading;
-    uint64_t last_run_ns;
+    uint64_t reign_ns, last_run_ns;
     struct duty_node *nodes; /* by id */
     uint32_t nodes_size;
     struct duty_osd *osds; /* by id */
@@ -69,12 +71,13 @@ struct duties {
     struct meta_pg_target *targets;
     uint32_t targets_count;
     uint64_t scanned_revision, scanned_ns;
-    uint64_t whole_ns; /* since when all PGs are whole; 0: they are not */
+    uint64_t unrest;   /* of what must not have changed lately when primaries are handed over */
+    uint64_t quiet_ns; /* since when it has been so */
+    uint64_t switched_ns;
     struct duty_switch recent[DUTIES_RECENT];
     uint32_t recent_next;
+    struct members_node *members; /* of the last run */
 };
-
-enum duties_member { DUTIES_MEMBER_NONE, DUTIES_MEMBER_ASSIGN, DUTIES_MEMBER_REMOVE };
 
 /* What to do now. Each list is one command. */
 struct duties_out {
@@ -86,14 +89,12 @@ struct duties_out {
     struct meta_pg_target targets[DUTIES_TARGETS_MAX];
     uint32_t changes_count;
     struct meta_pg_change changes[DUTIES_CHANGES_MAX];
-    enum duties_member member;
-    uint32_t member_id;
-    enum raft_core_role member_role;
+    struct members_step member;
     bool kick;        /* look again at once whether nodes that refused still do */
     uint64_t next_ns; /* run again at this time at the latest */
 };
 
-void duties_init(struct duties *d, uint32_t self, uint32_t down_after_ms);
+void duties_init(struct duties *d, uint32_t self, uint32_t down_after_ms, uint32_t voter_dead_ms);
 void duties_deinit(struct duties *d);
 
 /* We lead from now on, or no more. */

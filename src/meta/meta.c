@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "meta/meta_impl.h"
 
-enum { OWN_RETRY_MS = 200, HEARTBEAT_MS = 500, DOWN_AFTER_MS = 2500 };
+enum { OWN_RETRY_MS = 200, HEARTBEAT_MS = 500, DOWN_AFTER_MS = 2500, VOTER_DEAD_MS = 30000 };
 
 static struct meta *meta_of(struct meta_access *a)
 {
@@ -485,13 +485,18 @@ bool meta_is_registered(const struct meta *m)
 
 /* ---- The tick ---- */
 
-/* Our own copy of the log is the state, unless we have none, or hear of nobody who would tell us
- * what is new (we were removed, or cannot reach the others). */
+static bool is_behind(const struct meta *m)
+{
+    return loop_now(m->config.loop) - m->level_ns > META_LEADER_LOST_MS * NS_PER_MS;
+}
+
+/* Our own copy of the log is the state, unless we have none, or it falls behind what the leader
+ * says: Raft does not tell who was away that he was taken out. */
 static bool is_member(struct meta *m, const struct raft_core_status *s)
 {
     for (uint32_t i = 0; i < s->members_count; i++) {
         if (s->members[i].id == m->config.node)
-            return s->members[i].role != RAFT_CORE_SPARE;
+            return s->members[i].role != RAFT_CORE_SPARE && !is_behind(m);
     }
     return false;
 }
@@ -504,7 +509,9 @@ static void look_at_raft(struct meta *m, uint64_t now)
     raft_core_status(m->raft, &s);
     if (s.leader == m->config.node || now - m->alive_ns <= META_LEADER_LOST_MS * NS_PER_MS)
         m->leader_ns = now;
-    follow_run(&m->follow,
+    if (s.leader == m->config.node || meta_state_revision(m->state) >= m->alive_revision)
+        m->level_ns = now;
+    follow_run(&m->follow, /* also when we hear of nobody who would tell us what is new */
                !is_member(m, &s) || now - m->leader_ns > META_LEADER_LOST_MS * NS_PER_MS);
     leader = meta_leader(m);
     watch_set_leader(&m->watch, leader);
@@ -589,7 +596,7 @@ static void open_parts(struct meta *m)
                                 .leader = on_leader,
                                 .arg = m};
     follow_init(&m->follow);
-    duties_init(&m->duties, m->config.node, m->config.down_after_ms);
+    duties_init(&m->duties, m->config.node, m->config.down_after_ms, m->config.voter_dead_ms);
     for (uint32_t i = 0; i < RAFT_IN_FLIGHT_MAX; i++)
         m->batches[i].meta = m;
     m->entry = mem_zalloc(RAFT_ENTRY_MAX);
@@ -632,9 +639,11 @@ int meta_open(const struct meta_config *config, struct meta **out)
         m->config.heartbeat_ms = HEARTBEAT_MS;
     if (m->config.down_after_ms == 0)
         m->config.down_after_ms = DOWN_AFTER_MS;
+    if (m->config.voter_dead_ms == 0)
+        m->config.voter_dead_ms = VOTER_DEAD_MS;
     snprintf(m->raft_dir, sizeof(m->raft_dir), "%s/raft", config->dir);
     open_parts(m);
-    m->leader_ns = loop_now(config->loop);
+    m->leader_ns = m->level_ns = loop_now(config->loop);
     int error = meta_state_open(&env, &m->state);
     if (error == 0)
         error = open_raft(m);

@@ -84,6 +84,7 @@ struct meta_config {
     struct loop_addr advertise;
     uint32_t heartbeat_ms;                   /* node -> leader; 0: 500 */
     uint32_t down_after_ms;                  /* silent this long: its OSDs are down; 0: 2,500 */
+    uint32_t voter_dead_ms;                  /* silent this long: replaced as a voter; 0: 30,000 */
     uint32_t election_ms, raft_heartbeat_ms; /* 0: raft's defaults */
     struct raft_core_config
         raft; /* only the tunables snapshot_entries, trailing_entries are taken */

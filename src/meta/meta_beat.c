@@ -66,13 +66,14 @@ static void beat_take_answer(struct meta *m, uint64_t now)
     unpack_init(&u, m->beat.reply_body);
     unpack_array_exact(&u, 3);
     uint32_t leader = unpack_u32(&u);
-    unpack_u64(&u, UINT64_MAX);
+    uint64_t revision = unpack_u64(&u, UINT64_MAX);
     uint32_t count = unpack_array(&u, META_NODES_MAX);
     if (u.failed)
         return;
     meta_set_hint(m, leader);
     if (m->beat.status != 0)
         return;
+    m->alive_revision = revision;
     memset(m->alive, 0, META_NODES_MAX + 1);
     for (uint32_t i = 0; i < count; i++)
         m->alive[unpack_u64(&u, META_NODES_MAX)] = 1;

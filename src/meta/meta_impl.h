@@ -100,6 +100,7 @@ struct meta {
     uint32_t leader;    /* as last known by any way; 0: none */
     uint32_t hint;      /* as others said */
     uint64_t leader_ns; /* when one was last heard, or we led */
+    uint64_t level_ns;  /* when our log was last as new as the leader said its own was */
     struct meta_contact contacts[META_CONTACTS_MAX];
     uint32_t contacts_count;
     struct meta_contact heard[META_HEARD_MAX];
@@ -122,6 +123,7 @@ struct meta {
     uint8_t *beat_body, *beat_answer;
     uint8_t *alive; /* by node id, as the leader said */
     uint64_t alive_ns;
+    uint64_t alive_revision; /* the leader's then */
     struct meta_report reports[META_REPORTS_MAX];
 
     /* Leading. */

@@ -111,19 +111,19 @@ static void on_member(struct raft_proposal *p)
 
 static void run_member(struct meta *m)
 {
-    const struct duties_out *out = &m->duties_out;
+    const struct members_step *step = &m->duties_out.member;
     static const char *const roles[] = {"spare", "standby", "voter"};
 
-    if (m->member_busy || out->member == DUTIES_MEMBER_NONE)
+    if (m->member_busy || step->change == MEMBERS_NONE)
         return;
     m->member_busy = true;
     m->member = (struct raft_proposal){.done = on_member};
-    if (out->member == DUTIES_MEMBER_ASSIGN) {
-        log_info("meta", "node.%u becomes a %s", out->member_id, roles[out->member_role]);
-        raft_core_assign(m->raft, &m->member, out->member_id, out->member_role);
+    if (step->change == MEMBERS_ASSIGN) {
+        log_info("meta", "node.%u becomes a %s", step->id, roles[step->role]);
+        raft_core_assign(m->raft, &m->member, step->id, step->role);
     } else {
-        log_info("meta", "node.%u is taken out of the voters", out->member_id);
-        raft_core_remove(m->raft, &m->member, out->member_id);
+        log_info("meta", "node.%u is taken out of the members of raft", step->id);
+        raft_core_remove(m->raft, &m->member, step->id);
     }
 }
 

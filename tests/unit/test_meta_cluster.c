@@ -1088,6 +1088,70 @@ static void a_standby_that_the_leader_cannot_reach_follows_another_node(void **u
     world_deinit(&w);
 }
 
+/* ---- Voters that die ---- */
+
+struct replaced {
+    struct world *w;
+    uint32_t node, voters;
+};
+
+static bool is_replaced(void *arg)
+{
+    struct replaced *r = arg;
+    struct node *leader = world_leader(r->w);
+    struct raft_core_status s;
+
+    if (leader == NULL || members_as(leader, RAFT_CORE_VOTER) != r->voters)
+        return false;
+    meta_raft_status(leader->meta, &s);
+    for (uint32_t i = 0; i < s.members_count; i++) {
+        if (s.members[i].id == r->node && s.members[i].role == RAFT_CORE_VOTER)
+            return false;
+    }
+    return true;
+}
+
+/* While it is away another one takes its place. It comes back with a log in which it is a voter. */
+static void replace_a_voter(uint32_t nodes, uint32_t voters)
+{
+    struct world w;
+    world_open(&w, 30 + nodes, nodes);
+    struct node *lost = a_follower(&w);
+    struct replaced r = {&w, lost->id, voters};
+
+    assert_int_equal(members_as(world_leader(&w), RAFT_CORE_VOTER), voters);
+    pass_ms(&w, 5000); /* standbys */
+    node_crash(lost, true);
+    pass_ms(&w, 25000);
+    assert_false(is_replaced(&r)); /* it may come back */
+    assert_true(within(&w, 20000, is_replaced, &r));
+    pass_ms(&w, 5000);
+    add_client(await_leader(&w));
+
+    node_start(lost);
+    assert_true(within(&w, 20000, is_registered, lost));
+    for (uint32_t i = 0; i < 20; i++) {
+        add_client(await_leader(&w));
+        pass_ms(&w, 500);
+    }
+    assert_true(within(&w, 5000, is_level, &w));
+    assert_true(is_replaced(&r)); /* and it is not one again */
+    add_client(lost);
+    world_deinit(&w);
+}
+
+static void a_voter_that_was_replaced_stands_by_when_it_comes_back(void **unused)
+{
+    (void)unused;
+    replace_a_voter(4, 3);
+}
+
+static void a_voter_that_was_replaced_follows_when_there_is_no_place_for_it(void **unused)
+{
+    (void)unused;
+    replace_a_voter(8, 5);
+}
+
 /* ---- OSDs ---- */
 
 enum { PGS = 64 };
@@ -1568,6 +1632,8 @@ int main(void)
         cmocka_unit_test(a_client_is_told_of_a_change_at_once),
         cmocka_unit_test(a_client_that_was_cut_off_catches_up_from_whoever_is_there),
         cmocka_unit_test(a_standby_that_the_leader_cannot_reach_follows_another_node),
+        cmocka_unit_test(a_voter_that_was_replaced_stands_by_when_it_comes_back),
+        cmocka_unit_test(a_voter_that_was_replaced_follows_when_there_is_no_place_for_it),
         cmocka_unit_test(a_client_that_missed_more_than_is_remembered_gets_everything),
         cmocka_unit_test(an_osd_whose_process_is_killed_is_dead_at_once),
         cmocka_unit_test(an_osd_whose_host_is_silent_is_down_after_a_while_and_not_dead),
