@@ -121,7 +121,7 @@ bool osd_has_room(struct osd *o)
         reserve = 16 << 20;
     if (reserve > st.data_bytes / 4)
         reserve = st.data_bytes / 4;
-    return st.free_bytes > reserve;
+    return st.free_bytes > reserve + o->queued_bytes;
 }
 
 /* ---- Registration ---- */

@@ -119,6 +119,7 @@ struct osd_write {
     int merge_result;
     uint32_t merges_left;
     uint32_t block_offset, block_len; /* io's range in whole blocks */
+    uint32_t room;                    /* its part of osd.queued_bytes */
     uint8_t *data;                    /* the request's, or merge */
     uint8_t *merge;
     uint64_t version, previous;
@@ -318,6 +319,7 @@ struct osd {
     uint64_t lease_ns, subwrite_ns;
     uint64_t image_last_seen, images_count_seen;
     bool purge_wanted, purge_again;
+    uint64_t queued_bytes; /* of writes that were let in and are not in the store yet */
     struct hash pgs;
     struct list pgs_list;
     struct hash objects;

@@ -110,6 +110,13 @@ static bool write_is_idle(const struct osd_write *w)
     return w->merges_left == 0;
 }
 
+/* From here on its store counts what it needs. */
+static void write_release_room(struct osd_write *w)
+{
+    w->osd->queued_bytes -= w->room;
+    w->room = 0;
+}
+
 static void write_free(struct osd_write *w)
 {
     struct osd *o = w->osd;
@@ -130,6 +137,7 @@ static void write_leave(struct osd_write *w, int status)
     struct osd_pg *pg = w->pg;
 
     list_remove(&w->link);
+    write_release_room(w);
     if (w->use.object != NULL)
         osd_use_end(&w->use);
     w->state = OSD_WRITE_LEAVING;
@@ -385,6 +393,7 @@ static void write_begin(struct osd_write *w)
     pg->store_busy++;
     o->counters.writes_total++;
     store_write_start(o->store, &w->sw);
+    write_release_room(w);
 }
 
 /* ---- The machine ---- */
@@ -551,8 +560,27 @@ static int write_start(struct osd_pg *pg, struct rpc_request *req, const struct 
     if (result != 0) {
         list_remove(&w->link);
         write_free(w);
+    } else if (!w->zero) {
+        w->room = w->block_len;
+        o->queued_bytes += w->room;
     }
     return result;
+}
+
+/* It takes the place of what is there already: that goes on when nothing else fits. */
+static bool write_is_in_place(struct osd *o, const struct wire_osd_io *io)
+{
+    struct store_id id = {io->image, io->object};
+    struct store_object object;
+    uint32_t first = io->offset / STORE_BLOCK;
+
+    if (!store_lookup(o->store, &id, &object))
+        return false;
+    for (uint32_t b = first; b < first + wire_pieces(io->offset, io->len); b++) {
+        if ((object.present[b / 64] >> (b % 64) & 1) == 0)
+            return false;
+    }
+    return true;
 }
 
 void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
@@ -569,7 +597,8 @@ void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
         if (io.seq < floor || io.seq >= io.floor + WIRE_OSD_WINDOW)
             result = -ECANCELED;
     }
-    if (result == 0 && req->kind == WIRE_OSD_WRITE && !osd_pg_has_room(pg))
+    if (result == 0 && req->kind == WIRE_OSD_WRITE && !osd_pg_has_room(pg) &&
+        !write_is_in_place(o, &io))
         result = -ENOSPC;
     if (result == 0)
         result = write_start(pg, req, &io);

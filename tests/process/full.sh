@@ -30,20 +30,26 @@ status_of | jq -e '.osds.up == 3 and .writable' >/dev/null || fail "a full OSD i
 qemu-img compare -q -f raw -F raw "$dir/kept" "$(of 1 nbd)/small" || fail "other data on a full OSD"
 io "$(of 1 nbd)/big" -c 'read -P 0x5a 0 16M' >"$dir/io.out" 2>&1 && ! grep -q 'verification failed' "$dir/io.out" ||
     fail "what was acknowledged before it was full is not there"
-# Deleting makes room.
+# What is there can be overwritten, and deleting makes room.
+io "$(of 2 nbd)/big" -c 'write -P 0x11 0 16M' -c 'read -P 0x11 0 16M' >"$dir/io.out" 2>&1 && ! grep -q failed "$dir/io.out" ||
+    { cat "$dir/io.out" >&2; fail "a full OSD does not take an overwrite"; }
 cli image delete big --yes >/dev/null
 cli image create next 128M >/dev/null
 takes() { io "$(of 0 nbd)/next" -c 'write -P 0x22 0 64M'; }
 until_true 60 takes || fail "deleting an image makes no room"
-echo "a full OSD: refused after $mb MiB of 256, a delete makes room"
+echo "a full OSD: refused after $mb MiB of 256, overwrites go on, a delete makes room"
 demo_stop
 rm -rf "$dir/demo"
 
 # ---- The host's file system is full under one OSD ----
 
-mkdir -p "$dir/demo/n3"
-mount -t tmpfs -o size=260m none "$dir/demo/n3"
+demo_start --size 1G
+demo_stop
+mv "$dir/demo/n3" "$dir/n3"
+mkdir -m 700 "$dir/demo/n3"
+mount -t tmpfs -o size=260m,mode=700 none "$dir/demo/n3"
 mounts+=("$dir/demo/n3")
+cp -a --sparse=always "$dir/n3/." "$dir/demo/n3/"
 demo_start --size 1G
 cli image create vol 512M >/dev/null
 head -c 400M /dev/urandom >"$dir/data"
