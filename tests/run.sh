@@ -28,7 +28,7 @@ try() {
     log=$logs/$(tr -c 'A-Za-z0-9\n' _ <<<"$name").log
     timeout -k 10 "$limit" "$@" >"$log" 2>&1 </dev/null || rc=$?
     case $rc in
-    0) pass "$name ($((SECONDS - begin)) s) $(tail -n 1 "$log" | grep -a 'kills;\|ready after' || true)" ;;
+    0) pass "$name ($((SECONDS - begin)) s) $(tail -n 1 "$log" | grep -a 'kills;\|ready after\|^{' || true)" ;;
     77) printf 'not run  %s: %s\n' "$name" "$(tail -n 1 "$log")" ;;
     *)
         fail "$name (exit $rc)"
@@ -108,33 +108,47 @@ if wanted process; then
     if [ "$asan" = 1 ]; then
         try "a cluster by hand" 240 tests/process/by_hand.sh build-asan
         try "bad input" 240 tests/process/bad_input.sh build-asan
+        try "without io_uring" 240 tests/process/without_uring.sh build-asan
         [ ! -e build-asan/bench/bench_gw_nbd_memory ] ||
             try "real NBD clients" 300 tests/process/nbd_memory.sh build-asan
     fi
     if [ $plain = 1 ]; then
         try "the demo as an ordinary user" 120 tests/process/demo_user.sh build
         try "no room" 240 tests/process/full.sh build
+        try "a disk is added" 240 tests/process/move.sh build
         try "other nodes killed under fio" 240 tests/process/kill_under_fio.sh build 40
         try "the served node killed under fio" 240 tests/process/kill_served_node.sh build 40
         try "all nodes killed at once" 240 tests/process/kill_all.sh build
     fi
 fi
 
-if wanted sim && [ $plain = 1 ]; then
+if wanted sim; then
     headline "simulator"
-    if [ -x build/tests/sim/run ]; then
-        for seed in $(seq 1 "${SKERRY_SEEDS:-12}"); do
-            try "seed $seed" 120 build/tests/sim/run "$seed"
-        done
-    else
-        fail "there is no build/tests/sim/run"
+    # campaign NAME SECONDS BUILD_DIR OPTION...: many seeds, one test; its last line is its figures.
+    campaign() {
+        local name=$1 limit=$2 to=$3
+        shift 3
+        try "$name" "$limit" "$to/tests/sim/run" "$@" --jobs "$jobs"
+    }
+    seeds=${SKERRY_SEEDS:-200}
+    if [ $plain = 1 ]; then
+        campaign "$seeds seeds" 900 build --from 1 --count "$seeds"
+        campaign "5 seeds twice: the same trace" 300 build --from 1 --count 5 --twice
+        campaign "seeds that found a bug" 300 build --regress tests/sim/regress
+        campaign "every mutant is caught" 900 build --mutants
+    fi
+    if build build-ubsan simulator -DSKERRY_SANITIZE=undefined; then
+        campaign "$seeds seeds, UBSan" 900 build-ubsan --from 1 --count "$seeds"
+    fi
+    if build build-asan simulator "-DSKERRY_SANITIZE=address;undefined"; then
+        campaign "30 seeds, ASan" 600 build-asan --from 1 --count 30
     fi
 fi
 
 if wanted tsan; then
     headline "ThreadSanitizer, for what crosses threads"
     # The other tests run in one thread.
-    targets="test_io_uring test_io_contract test_net_uring test_gw_http"
+    targets="test_io_uring test_io_contract test_io_uv test_io_uv_contract test_net_uring test_gw_http"
     if build build-tsan "skerry $targets" -DSKERRY_SANITIZE=thread; then
         unit build-tsan "^(${targets// /|})\$"
         try "a cluster by hand, under ThreadSanitizer" 240 tests/process/by_hand.sh build-tsan
