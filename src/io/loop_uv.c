@@ -77,13 +77,6 @@ static void loop_turn(struct luv_loop *l)
     }
 }
 
-/* Until no thread of the pool is at work for this loop. Results are kept for the next run. */
-static void works_drain(struct luv_loop *l)
-{
-    while (l->works_busy > 0)
-        uv_run(&l->uv, UV_RUN_ONCE);
-}
-
 static void luv_run(struct loop *base)
 {
     struct luv_loop *l = luv_loop(base);
@@ -91,7 +84,7 @@ static void luv_run(struct loop *base)
     while (!l->os.is_stopping)
         loop_turn(l);
     l->os.is_stopping = false;
-    works_drain(l);
+    luv_works_drain(l);
 }
 
 /* ---- Life ---- */
@@ -101,7 +94,7 @@ static void luv_halt(struct loop *base)
     struct luv_loop *l = luv_loop(base);
 
     os_inbox_halt(&l->os);
-    works_drain(l);
+    luv_works_drain(l);
     list_for_each (pos, &l->os.listeners)
         luv_watch_close(&container_of(pos, struct os_listener, link)->watch);
     list_for_each (pos, &l->os.conns)

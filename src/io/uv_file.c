@@ -49,6 +49,7 @@ void luv_works_init(struct luv_loop *l, uint32_t entries)
     list_init(&l->waiting);
     list_init(&l->works_free);
     l->works = mem_zalloc(count * sizeof(*l->works));
+    l->works_count = count;
     for (uint32_t i = 0; i < count; i++) {
         list_init(&l->works[i].link);
         list_push(&l->works_free, &l->works[i].link);
@@ -72,11 +73,26 @@ static void work_done(uv_work_t *req, int status)
     struct luv_work *w = (struct luv_work *)req;
     struct luv_loop *l = container_of(req->loop, struct luv_loop, uv);
 
-    check(status == 0);
-    luv_state(w->op)->file->ops_count--;
-    os_finish(&l->os, w->op, w->result);
+    check(status == 0 || status == UV_ECANCELED);
+    if (status == 0) {
+        luv_state(w->op)->file->ops_count--;
+        os_finish(&l->os, w->op, w->result);
+    } else {
+        list_push_front(&l->waiting, &w->op->link); /* it had not begun */
+    }
     l->works_busy--;
     list_push(&l->works_free, &w->link);
+}
+
+void luv_works_drain(struct luv_loop *l)
+{
+    for (uint32_t i = l->works_count; i > 0; i--) {
+        struct luv_work *w = &l->works[i - 1];
+        if (list_empty(&w->link))
+            uv_cancel((uv_req_t *)&w->req);
+    }
+    while (l->works_busy > 0)
+        uv_run(&l->uv, UV_RUN_ONCE);
 }
 
 void luv_works_submit(struct luv_loop *l)

@@ -41,6 +41,7 @@ struct luv_loop {
 
     struct luv_work *works;
     struct list works_free;
+    uint32_t works_count;
     uint32_t works_busy;
     struct list waiting; /* struct loop_op on files, in order of start */
 };
@@ -94,6 +95,12 @@ void luv_works_init(struct luv_loop *l, uint32_t entries);
 
 /* Waiting ops go to the pool as far as this loop's share of it goes. */
 void luv_works_submit(struct luv_loop *l);
+
+/*
+ * Until no thread of the pool is at work for this loop: it waits for its own disks, and not for
+ * those of others, since what has not begun is taken back. Results are kept for the next run.
+ */
+void luv_works_drain(struct luv_loop *l);
 
 /* Let libuv forget the socket; its descriptor may be closed at once. */
 void luv_watch_close(struct luv_watch **watch);
