@@ -49,7 +49,9 @@ mv "$dir/demo/n3" "$dir/n3"
 mkdir -m 700 "$dir/demo/n3"
 mount -t tmpfs -o size=260m,mode=700 none "$dir/demo/n3"
 mounts+=("$dir/demo/n3")
-cp -a --sparse=always "$dir/n3/." "$dir/demo/n3/"
+cp -a --sparse=always "$dir/n3/disk" "$dir/demo/n3/"
+rm "$dir/n3/disk"
+cp -a --sparse=never "$dir/n3/." "$dir/demo/n3/" # the log's segments are reserved in full
 demo_start --size 1G
 cli image create vol 512M >/dev/null
 head -c 400M /dev/urandom >"$dir/data"
