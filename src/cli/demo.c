@@ -156,6 +156,27 @@ static int demo_make_dir(struct demo *d, const char *given, struct problem *p)
     return 0;
 }
 
+/* A demo that was here before comes back with as many nodes as it had. */
+static int demo_count_again(struct demo *d, bool count_given, struct problem *p)
+{
+    char path[DEMO_PATH_MAX + 16];
+    int count = 0;
+    for (; count < DEMO_NODES_MAX; count++) {
+        snprintf(path, sizeof(path), "%s/n%d/identity", d->dir, count + 1);
+        if (access(path, F_OK) < 0)
+            break;
+    }
+    if (!d->again || count == d->count)
+        return 0;
+    if (count > 0 && !count_given) {
+        d->count = count;
+        return 0;
+    }
+    problem_set(p, PROBLEM_USAGE, "usage", "%.200s holds a demo of %d nodes", d->dir, count);
+    problem_action(p, "leave --nodes out, or choose another --dir");
+    return -1;
+}
+
 static int demo_remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
     (void)st;
@@ -513,7 +534,8 @@ int cli_demo(struct cli *c, struct problem *p)
     signal(SIGTERM, SIG_DFL);
     signal(SIGPIPE, SIG_IGN);
 
-    if (demo_options(c, d, p) < 0 || demo_make_dir(d, c->dir, p) < 0 || demo_lock(d, p) < 0)
+    if (demo_options(c, d, p) < 0 || demo_make_dir(d, c->dir, p) < 0 || demo_lock(d, p) < 0 ||
+        demo_count_again(d, cli_value(c, "--nodes") != NULL, p) < 0)
         return -1;
     int result = 0;
     for (int i = 0; i < d->count && result == 0; i++)

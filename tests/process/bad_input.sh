@@ -176,3 +176,5 @@ qemu-img info "$(of 0 nbd)/vol" >/dev/null || fail "NBD serves no more after the
 until_true 20 is_whole 0 || fail "the cluster is not whole after the strangers"
 for i in 0 1 2; do [ "$(node_pid "$(of $i dir)")" = "$(of $i pid)" ] && kill -0 "$(of $i pid)" || fail "node $i is gone"; done
 demo_stop
+refused 2 'holds a demo of 3 nodes' "$skerry" demo --dir "$dir/demo" --nodes 5
+[ -e "$(of 0 dir)/identity" ] || fail "a refused demo removed what an earlier one had kept"
