@@ -1,5 +1,6 @@
 /*
- * One contact after the other, round and round, until one gives a number or all time is used up.
+ * One contact after the other, round and round, until one gives a number or all time is used up; or
+ * until those that answer have known no leader for longer than an election takes.
  * Each attempt is one call of kind META_RPC_JOIN; the same join_id makes repeating it harmless.
  */
 
@@ -13,7 +14,12 @@
 #include "cli/setup.h"
 #include "meta/meta_join.h"
 
-enum { JOIN_TOTAL_MS = 15000, JOIN_ATTEMPT_MS = 4000, JOIN_PAUSE_MS = 100 };
+enum {
+    JOIN_TOTAL_MS = 15000,
+    JOIN_ATTEMPT_MS = 4000,
+    JOIN_ELECTION_MS = 3000,
+    JOIN_PAUSE_MS = 100
+};
 
 struct join {
     struct identity *id;
@@ -23,7 +29,9 @@ struct join {
     struct loop_timer pause;
     struct rpc_call call;
     uint64_t end_ns;
-    uint32_t contact; /* whose turn it is */
+    uint64_t no_leader_ns; /* when a contact first said that it knows no leader; 0: none has */
+    uint32_t contact;      /* whose turn it is */
+    uint32_t attempts;
     bool under_way;
     bool lost;    /* the contact cannot be reached: the next one's turn */
     bool refused; /* the secret is wrong */
@@ -94,6 +102,13 @@ static void join_ask(struct join *j)
     rpc_call_start(j->net, c);
 }
 
+/* Each contact was asked since, and none knew better. */
+static bool join_has_no_leader(const struct join *j)
+{
+    return j->no_leader_ns != 0 && j->attempts >= j->id->contacts_count &&
+           loop_now(j->loop) - j->no_leader_ns >= JOIN_ELECTION_MS * NS_PER_MS;
+}
+
 static void join_step(struct task *task)
 {
     struct join *j = container_of(task, struct join, task);
@@ -108,7 +123,10 @@ static void join_step(struct task *task)
             c->answered && c->status == 0 && meta_join_answer_get(c->reply_body, &j->answer) == 0;
         if (c->status != -ECANCELED)
             j->last_error = c->status;
-        if (understood || j->refused || loop_now(j->loop) >= j->end_ns) {
+        j->attempts++;
+        if (c->answered && c->status == -EAGAIN && j->no_leader_ns == 0)
+            j->no_leader_ns = loop_now(j->loop);
+        if (understood || j->refused || join_has_no_leader(j) || loop_now(j->loop) >= j->end_ns) {
             if (!understood)
                 j->answer.code = -EAGAIN;
             loop_stop(j->loop);
@@ -137,13 +155,15 @@ static int join_failed(const struct join *j, struct problem *p)
     } else if (j->answer.code != -EAGAIN) {
         problem_set(p, problem_of_errno(j->answer.code), "refused", "the cluster refuses: %.150s",
                     j->answer.message);
+    } else if (j->no_leader_ns != 0) {
+        problem_set(p, PROBLEM_UNREACHABLE, "no_quorum",
+                    "the cluster has no leader now, so no node can join it");
+        problem_why(p, "its nodes answer, but a majority of its voters does not run");
+        problem_action(p, "see skerry status there, start what is down, and say the same again");
     } else {
         problem_set(p, PROBLEM_UNREACHABLE, "unreachable",
                     "no node of the cluster gave an answer in time (the first is %s)", addr);
-        problem_why(p, "%s",
-                    j->last_error == -EAGAIN ? "the cluster has no leader now"
-                    : j->last_error != 0     ? strerror(-j->last_error)
-                                             : "nobody answered");
+        problem_why(p, "%s", j->last_error != 0 ? strerror(-j->last_error) : "nobody answered");
         problem_action(p, "start the node there (skerry node), and see that this machine can "
                           "reach it");
     }

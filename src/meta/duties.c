@@ -236,34 +236,6 @@ static void run_refusals(struct duties *d, uint64_t now, struct duties_out *out)
 
 /* ---- Pools and placement ---- */
 
-static int compare_locations(const void *a, const void *b)
-{
-    const struct map_node *const *x = a, *const *y = b;
-    int order = strcmp((*x)->location, (*y)->location);
-
-    return order != 0 ? order : (*x > *y) - (*x < *y);
-}
-
-/* Locations as numbers, at the places of the nodes: the place of the first node that has the same
- * one. */
-static uint32_t *number_locations(const struct map *map)
-{
-    const struct map_node **sorted = mem_zalloc((map->nodes_count + 1) * sizeof(*sorted));
-    uint32_t *numbers = mem_zalloc((map->nodes_count + 1) * sizeof(*numbers));
-    uint32_t first = 0;
-
-    for (uint32_t i = 0; i < map->nodes_count; i++)
-        sorted[i] = &map->nodes[i];
-    qsort(sorted, map->nodes_count, sizeof(*sorted), compare_locations);
-    for (uint32_t i = 0; i < map->nodes_count; i++) {
-        if (i == 0 || strcmp(sorted[i]->location, sorted[i - 1]->location) != 0)
-            first = (uint32_t)(sorted[i] - map->nodes);
-        numbers[sorted[i] - map->nodes] = first;
-    }
-    free(sorted);
-    return numbers;
-}
-
 /* May hold data: it works, and was up not too long ago. */
 static bool is_usable(struct duties *d, uint64_t now, const struct map_osd *m)
 {
@@ -278,7 +250,7 @@ static struct placement_osd *placement_osds(struct duties *d, uint64_t now, cons
                                             bool only_up)
 {
     struct placement_osd *osds = mem_zalloc((map->osds_count + 1) * sizeof(*osds));
-    uint32_t *locations = number_locations(map);
+    uint32_t *locations = map_locations(map);
 
     for (uint32_t i = 0; i < map->osds_count; i++) {
         const struct map_osd *m = &map->osds[i];
@@ -637,7 +609,7 @@ static struct members_node *member_at(struct duties *d, uint32_t *count, uint32_
 static uint32_t note_members(struct duties *d, uint64_t now, const struct map *map,
                              const struct raft_core_status *raft)
 {
-    uint32_t *locations = number_locations(map), count = 0;
+    uint32_t *locations = map_locations(map), count = 0;
 
     free(d->members);
     d->members = mem_zalloc((map->nodes_count + RAFT_SERVERS_MAX + 1) * sizeof(*d->members));

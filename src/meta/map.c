@@ -154,6 +154,32 @@ bool map_client_is_fenced(const struct map *m, uint64_t id)
     return c != NULL ? c->fenced : id <= m->client_last;
 }
 
+static int compare_locations(const void *a, const void *b)
+{
+    const struct map_node *const *x = a, *const *y = b;
+    int order = strcmp((*x)->location, (*y)->location);
+
+    return order != 0 ? order : (*x > *y) - (*x < *y);
+}
+
+uint32_t *map_locations(const struct map *m)
+{
+    const struct map_node **sorted = mem_zalloc((m->nodes_count + 1) * sizeof(*sorted));
+    uint32_t *numbers = mem_zalloc((m->nodes_count + 1) * sizeof(*numbers));
+    uint32_t first = 0;
+
+    for (uint32_t i = 0; i < m->nodes_count; i++)
+        sorted[i] = &m->nodes[i];
+    qsort(sorted, m->nodes_count, sizeof(*sorted), compare_locations);
+    for (uint32_t i = 0; i < m->nodes_count; i++) {
+        if (i == 0 || strcmp(sorted[i]->location, sorted[i - 1]->location) != 0)
+            first = (uint32_t)(sorted[i] - m->nodes);
+        numbers[sorted[i] - m->nodes] = first;
+    }
+    free(sorted);
+    return numbers;
+}
+
 uint64_t map_pg_of(const struct map_pool *p, uint64_t root, uint64_t object)
 {
     return (uint64_t)p->id << 32 | (mix64(root) + object) % p->pg_count;

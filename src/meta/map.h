@@ -109,6 +109,10 @@ const struct map_image *map_image_by_name(const struct map *m, const char *name)
 const struct map_client *map_client(const struct map *m, uint64_t id);
 bool map_client_is_fenced(const struct map *m, uint64_t id);
 
+/* Locations as numbers, at the places of nodes[]: the place of the first node that has the same
+ * one. free() them. */
+uint32_t *map_locations(const struct map *m);
+
 /* DESIGN.md section 6: which PG holds object number `object` of an image. */
 uint64_t map_pg_of(const struct map_pool *p, uint64_t root, uint64_t object);
 

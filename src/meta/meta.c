@@ -316,15 +316,18 @@ int meta_resolve(struct meta *m, net_endpoint e, struct loop_addr *out)
 void meta_peer_up(struct meta *m, net_endpoint e, uint32_t incarnation)
 {
     (void)incarnation;
-    if (net_endpoint_kind(e) == NET_CONTROL && net_endpoint_id(e) <= UINT32_MAX)
-        duties_peer_up(&m->duties, (uint32_t)net_endpoint_id(e));
+    if (net_endpoint_kind(e) != NET_CONTROL || net_endpoint_id(e) > META_NODES_MAX)
+        return;
+    m->linked[net_endpoint_id(e)] = 1;
+    duties_peer_up(&m->duties, (uint32_t)net_endpoint_id(e));
 }
 
 void meta_peer_lost(struct meta *m, net_endpoint e, uint32_t incarnation, int why)
 {
     (void)incarnation;
-    if (net_endpoint_kind(e) != NET_CONTROL || net_endpoint_id(e) > UINT32_MAX)
+    if (net_endpoint_kind(e) != NET_CONTROL || net_endpoint_id(e) > META_NODES_MAX)
         return;
+    m->linked[net_endpoint_id(e)] = 0;
     duties_peer_lost(&m->duties, loop_now(m->config.loop), (uint32_t)net_endpoint_id(e), why);
     loop_wake(m->config.loop, &m->tick);
 }
@@ -682,6 +685,27 @@ void meta_close(struct meta *m)
 void meta_raft_status(struct meta *m, struct raft_core_status *out)
 {
     raft_core_status(m->raft, out);
+}
+
+bool meta_hears_leader(struct meta *m)
+{
+    uint64_t silent_ns = loop_now(m->config.loop) - m->alive_ns;
+
+    return meta_leading(m) || (meta_leader(m) != 0 && m->alive_ns != 0 &&
+                               silent_ns <= META_LEADER_LOST_MS * NS_PER_MS);
+}
+
+void meta_group(struct meta *m, struct raft_core_status *out)
+{
+    raft_core_status(m->raft, out);
+    if (out->leading)
+        return;
+    out->leader = meta_hears_leader(m) ? meta_leader(m) : 0;
+    if (is_member(m, out) || m->voters_count == 0)
+        return;
+    out->members_count = m->voters_count;
+    for (uint32_t i = 0; i < m->voters_count; i++)
+        out->members[i] = (struct raft_core_member){m->voters[i], RAFT_CORE_VOTER};
 }
 
 void meta_step_down(struct meta *m)

@@ -113,7 +113,7 @@ void meta_peer_lost(struct meta *m, net_endpoint e, uint32_t incarnation, int wh
 
 /* True once this start of the node is in the state; only then do its commands go out. */
 bool meta_is_registered(const struct meta *m);
-/* By what the leader last said. False too when no leader has been heard for a while. */
+/* By what the leader last said; when none is heard, by whom we are connected to. */
 bool meta_node_is_up(struct meta *m, uint32_t node);
 
 /* An rpc of kind META_RPC_KIND_* or RAFT_RPC_KIND_* came in on the control net. */
@@ -130,6 +130,10 @@ void meta_serve_osd(struct meta *m, uint32_t osd, uint32_t incarnation, bool ser
 
 const struct map *meta_map(struct meta *m); /* on the control loop; valid until its next turn */
 void meta_raft_status(struct meta *m, struct raft_core_status *out);
+/* The same for people, on any node: the leader is 0 unless it was heard lately, and who is no
+ * member shows the voters that the leader named. */
+void meta_group(struct meta *m, struct raft_core_status *out);
+bool meta_hears_leader(struct meta *m);
 /* Orderly stop: hand leadership over, if this node has it. Best effort, for a second. */
 void meta_step_down(struct meta *m);
 

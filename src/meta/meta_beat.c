@@ -56,7 +56,7 @@ static void beat_send(struct meta *m, uint32_t leader, uint64_t now)
     rpc_call_start(m->config.net, &m->beat);
 }
 
-/* [leader, revision, [live nodes]] */
+/* [leader, revision, [live nodes], [voters]] */
 static void beat_take_answer(struct meta *m, uint64_t now)
 {
     struct unpack u;
@@ -64,7 +64,7 @@ static void beat_take_answer(struct meta *m, uint64_t now)
     if (!m->beat.answered)
         return;
     unpack_init(&u, m->beat.reply_body);
-    unpack_array_exact(&u, 3);
+    unpack_array_exact(&u, 4);
     uint32_t leader = unpack_u32(&u);
     uint64_t revision = unpack_u64(&u, UINT64_MAX);
     uint32_t count = unpack_array(&u, META_NODES_MAX);
@@ -77,6 +77,9 @@ static void beat_take_answer(struct meta *m, uint64_t now)
     memset(m->alive, 0, META_NODES_MAX + 1);
     for (uint32_t i = 0; i < count; i++)
         m->alive[unpack_u64(&u, META_NODES_MAX)] = 1;
+    m->voters_count = unpack_array(&u, RAFT_SERVERS_MAX);
+    for (uint32_t i = 0; i < m->voters_count; i++)
+        m->voters[i] = unpack_u32(&u);
     m->alive_ns = now;
 }
 
@@ -122,17 +125,33 @@ bool meta_node_is_up(struct meta *m, uint32_t node)
 {
     uint64_t now = loop_now(m->config.loop);
 
-    if (meta_leader(m) == 0)
-        return false;
     if (node == m->config.node)
         return true;
     if (meta_leading(m))
         return duties_node_is_alive(&m->duties, node, now);
-    return node <= META_NODES_MAX && m->alive[node] != 0 &&
-           now - m->alive_ns <= m->config.down_after_ms * NS_PER_MS;
+    if (node > META_NODES_MAX)
+        return false;
+    bool told = m->alive_ns != 0 && now - m->alive_ns <= m->config.down_after_ms * NS_PER_MS;
+    return told ? m->alive[node] != 0 : m->linked[node] != 0;
 }
 
 /* ---- Receiving them, as the leader ---- */
+
+static void put_voters(struct meta *m, struct pack *p)
+{
+    struct raft_core_status s;
+    uint32_t count = 0;
+
+    raft_core_status(m->raft, &s);
+    size_t place = pack_array_begin(p);
+    for (uint32_t i = 0; i < s.members_count; i++) {
+        if (s.members[i].role != RAFT_CORE_VOTER)
+            continue;
+        pack_u64(p, s.members[i].id);
+        count++;
+    }
+    pack_array_end(p, place, count);
+}
 
 static void beat_answer(struct meta *m, struct rpc_request *req, int status)
 {
@@ -141,18 +160,19 @@ static void beat_answer(struct meta *m, struct rpc_request *req, int status)
     struct pack p;
 
     pack_init_growing(&p);
-    pack_array(&p, 3);
+    pack_array(&p, 4);
     pack_u64(&p, meta_leader(m));
     pack_u64(&p, map == NULL ? 0 : map->revision);
     size_t place = pack_array_begin(&p);
     for (uint32_t i = 0; status == 0 && map != NULL && i < map->nodes_count; i++) {
         uint32_t id = map->nodes[i].id;
-        if (p.len + 16 > META_BEAT_MAX || !meta_node_is_up(m, id))
+        if (p.len + 64 > META_BEAT_MAX || !meta_node_is_up(m, id))
             continue;
         pack_u64(&p, id);
         count++;
     }
     pack_array_end(&p, place, count);
+    put_voters(m, &p);
     replies_send(&m->replies, req, status, (struct slice){p.base, p.len});
     pack_deinit(&p);
 }
@@ -266,6 +286,7 @@ void meta_beat_open(struct meta *m)
     m->beat_body = mem_zalloc(META_BEAT_MAX);
     m->beat_answer = mem_zalloc(META_BEAT_MAX);
     m->alive = mem_zalloc(META_NODES_MAX + 1);
+    m->linked = mem_zalloc(META_NODES_MAX + 1);
     for (uint32_t i = 0; i < META_REPORTS_MAX; i++)
         m->reports[i].meta = m;
 }
@@ -275,4 +296,5 @@ void meta_beat_close(struct meta *m)
     free(m->beat_body);
     free(m->beat_answer);
     free(m->alive);
+    free(m->linked);
 }

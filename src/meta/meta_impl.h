@@ -23,7 +23,7 @@
 
 enum {
     META_RPC_HEARTBEAT = 121, /* [node, incarnation, [[osd, incarnation]...]] ->
-                                 [leader, revision, [live nodes]] */
+                                 [leader, revision, [live nodes], [voters]] */
     META_RPC_REPORT = 122,    /* one-way: [osd, incarnation, refused] */
 
     META_CONTACTS_MAX = 64,
@@ -123,6 +123,8 @@ struct meta {
     uint8_t *beat_body, *beat_answer;
     uint8_t *alive; /* by node id, as the leader said */
     uint64_t alive_ns;
+    uint32_t voters_count, voters[RAFT_SERVERS_MAX]; /* as the leader said */
+    uint8_t *linked; /* by node id: we are connected; what there is to go by without a leader */
     uint64_t alive_revision; /* the leader's then */
     struct meta_report reports[META_REPORTS_MAX];
 

@@ -151,8 +151,8 @@ static void handle_join(struct meta *m, struct rpc_request *req)
         rpc_reply_status(req, -EPROTO);
         return;
     }
-    if (m->calls.count >= META_CALLS_MAX) {
-        rpc_reply_status(req, -EBUSY);
+    if (m->calls.count >= META_CALLS_MAX || !meta_hears_leader(m)) {
+        rpc_reply_status(req, meta_hears_leader(m) ? -EBUSY : -EAGAIN);
         return;
     }
     struct served *s = served_new(m, req, on_joined, SERVE_DEADLINE_MS);

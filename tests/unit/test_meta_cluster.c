@@ -491,7 +491,7 @@ static bool joiner_is_done(void *arg)
 }
 
 /* What `skerry join` does on a machine that has no id yet, by way of node `contact`. */
-static struct meta_join_answer node_ask_to_join(struct node *n, uint32_t contact)
+static int node_try_to_join(struct node *n, uint32_t contact, struct meta_join_answer *answer)
 {
     struct joiner j = {.world = n->world};
     struct meta_join_request request = {.join_id = {5, (uint8_t)n->id}};
@@ -501,7 +501,6 @@ static struct meta_join_answer node_ask_to_join(struct node *n, uint32_t contact
                                 .handle = nobody_handles,
                                 .arg = &j};
     struct loop *loop = sim_loop_create(n->host);
-    struct meta_join_answer answer;
     struct net *net;
 
     config.loop = loop;
@@ -517,11 +516,19 @@ static struct meta_join_answer node_ask_to_join(struct node *n, uint32_t contact
     j.call.body = (struct slice){j.body, meta_join_request_put(j.body, sizeof(j.body), &request)};
     rpc_call_start(net, &j.call);
     assert_true(within(n->world, 20000, joiner_is_done, &j));
-    assert_int_equal(j.call.status, 0);
-    assert_int_equal(meta_join_answer_get(j.call.reply_body, &answer), 0);
+    if (j.call.status == 0)
+        assert_int_equal(meta_join_answer_get(j.call.reply_body, answer), 0);
     sim_host_crash(n->host, false);
     net_destroy(net);
     loop_destroy(loop);
+    return j.call.status;
+}
+
+static struct meta_join_answer node_ask_to_join(struct node *n, uint32_t contact)
+{
+    struct meta_join_answer answer;
+
+    assert_int_equal(node_try_to_join(n, contact, &answer), 0);
     return answer;
 }
 
@@ -603,6 +610,31 @@ static void a_join_that_is_asked_twice_gives_one_number_and_a_taken_name_none(vo
     answer = node_ask_to_join(&w.nodes[4], 1);
     assert_int_equal(answer.code, -EEXIST);
     assert_non_null(strstr(answer.message, "n3"));
+    world_deinit(&w);
+}
+
+static void without_a_leader_a_join_is_refused_at_once(void **unused)
+{
+    (void)unused;
+    struct world w;
+    struct meta_join_answer answer;
+    world_init(&w, 18, 4);
+    world_found(&w);
+    world_join(&w, 2);
+    world_join(&w, 3);
+    assert_true(within(&w, 60000, voters_are_three, &w));
+    await_level(&w);
+    node_crash(&w.nodes[1], false);
+    node_crash(&w.nodes[3], false);
+    pass_ms(&w, 3000);
+    uint64_t asked = sim_now(w.sim);
+    assert_int_equal(node_try_to_join(&w.nodes[4], 2, &answer), -EAGAIN);
+    assert_true(sim_now(w.sim) - asked < 500 * NS_PER_MS);
+
+    node_start(&w.nodes[1]);
+    await_leader(&w);
+    pass_ms(&w, 2000);
+    assert_int_equal(node_ask_to_join(&w.nodes[4], 2).node, 4); /* the refused one left no number */
     world_deinit(&w);
 }
 
@@ -1615,6 +1647,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cluster_grows_from_one_voter_to_three),
         cmocka_unit_test(a_join_that_is_asked_twice_gives_one_number_and_a_taken_name_none),
+        cmocka_unit_test(without_a_leader_a_join_is_refused_at_once),
         cmocka_unit_test(a_command_given_to_a_follower_is_carried_out_by_the_leader),
         cmocka_unit_test(a_retry_after_the_leader_died_gets_the_same_result),
         cmocka_unit_test(a_command_is_carried_out_once_whenever_the_leader_dies),
