@@ -158,6 +158,7 @@ static int admin_open_on_loop(void *arg)
                                   .unix_path = n->conf.admin,
                                   .node = n->identity.node,
                                   .node_name = n->conf.name,
+                                  .cluster = n->identity.cluster,
                                   .nbd = n->conf.nbd_off ? NULL : n->nbd_url,
                                   .disk_add = node_disk_add,
                                   .osds = node_osds_query,

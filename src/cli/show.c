@@ -54,8 +54,9 @@ static void status_print(const json_t *s)
     printf("nodes      %ld of %ld up\n", number_of(s, "nodes", "up"),
            number_of(s, "nodes", "total"));
     printf("osds       %ld of %ld up\n", number_of(s, "osds", "up"), number_of(s, "osds", "total"));
-    printf("pgs        %ld: %ld whole, %ld degraded, %ld blocked\n", number_of(s, "pgs", "total"),
-           number_of(s, "pgs", "whole"), number_of(s, "pgs", "degraded"),
+    printf("pgs        %ld: %ld whole, %ld misplaced, %ld degraded, %ld blocked\n",
+           number_of(s, "pgs", "total"), number_of(s, "pgs", "whole"),
+           number_of(s, "pgs", "misplaced"), number_of(s, "pgs", "degraded"),
            number_of(s, "pgs", "blocked"));
     const char *leader = text_of(json_object_get(s, "raft"), "leader_name");
     printf("metadata   leader %s, %ld of %ld voters up, term %ld, index %ld\n",
@@ -103,7 +104,7 @@ int cli_osd_list(struct cli *c, struct problem *p)
         {"PGS", "pgs", CLI_NUMBER},
         {"PRIMARY", "pgs_primary", CLI_NUMBER},
         {"STARTS", "incarnation", CLI_NUMBER},
-        {"FAILED", "failed", CLI_YESNO},
+        {"STATE", "state", CLI_TEXT},
     };
     return show_table(c, "osds", columns, COUNT_OF(columns), p);
 }

@@ -51,6 +51,7 @@ struct admin {
     struct http_server *http;
     struct map_feed feed;
     const struct map *map; /* NULL until the first */
+    struct map no_map;     /* what status goes by until then */
     struct list ops;
     bool refusing;
 };
@@ -137,11 +138,17 @@ static void admin_command_refused(struct admin_op *op)
 {
     const struct meta_result *r = &op->u.call.result;
     struct raft_core_status raft;
-    meta_raft_status(op->admin->config.meta, &raft);
+    meta_group(op->admin->config.meta, &raft);
 
     struct problem p;
     enum problem_kind kind = problem_of_errno(r->code);
-    if (kind == PROBLEM_TIMED_OUT && raft.leader == 0) {
+    if (kind == PROBLEM_NOT_FOUND && op->u.call.command.kind == META_IMAGE_CREATE) {
+        char when[sizeof(p.why)];
+        status_say_default_pool(op->admin->map, when, sizeof(when));
+        problem_set(&p, kind, "pool_not_found", "there is no pool \"default\" yet");
+        problem_why(&p, "%s", when);
+        problem_action(&p, "skerry disk add PATH, on further hosts");
+    } else if (kind == PROBLEM_TIMED_OUT && raft.leader == 0) {
         problem_set(&p, PROBLEM_UNREACHABLE, "no_quorum",
                     "the change could not be made: this node sees no leader");
         problem_why(&p, "changes need a majority of the voters; whether this one was made is not "
@@ -215,23 +222,24 @@ static void admin_ask_osds(struct admin_op *op)
 static void admin_status(struct admin_op *op)
 {
     struct admin *a = op->admin;
+    const struct map *map = a->map != NULL ? a->map : &a->no_map;
     struct raft_core_status raft;
-    meta_raft_status(a->config.meta, &raft);
+    meta_group(a->config.meta, &raft);
 
     struct status_input in = {
-        .map = a->map, .raft = &raft, .node_is_up = a->config.node_is_up, .arg = a->config.arg};
+        .map = map, .raft = &raft, .node_is_up = a->config.node_is_up, .arg = a->config.arg};
     for (uint32_t i = 0; i < op->u.osds.count; i++)
         in.recovery_objects_left += op->u.osds.rows[i].recovery_objects_left;
     struct status_report report;
     status_make(&in, &report);
-    admin_answer(op, 200, admin_json_status(&report, a->map, &raft, a->config.node_name));
+    admin_answer(op, 200, admin_json_status(&report, map, &raft, a->config.node_name));
 }
 
 static void admin_nodes(struct admin_op *op)
 {
     struct admin *a = op->admin;
     struct raft_core_status raft;
-    meta_raft_status(a->config.meta, &raft);
+    meta_group(a->config.meta, &raft);
 
     json_t *list = json_array();
     for (uint32_t i = 0; i < a->map->nodes_count; i++) {
@@ -347,18 +355,17 @@ static bool admin_image_parse(struct admin_op *op, json_t *body, struct problem 
         return false;
     }
     const struct map_pool *pool = admin_find_pool(op->admin->map, pool_name);
-    if (pool == NULL) {
+    if (pool == NULL && strcmp(pool_name, "default") != 0) {
         problem_set(p, PROBLEM_NOT_FOUND, "pool_not_found", "there is no pool \"%.100s\"",
                     pool_name);
-        problem_why(p, "pool \"default\" is made when %u hosts have a disk",
-                    op->admin->map->default_replicas);
-        problem_action(p, "skerry disk add PATH, or choose one of skerry pool list");
+        problem_action(p, "choose one of skerry pool list");
         return false;
     }
     c->kind = META_IMAGE_CREATE;
     c->name = op->image;
     c->size = (uint64_t)size;
-    c->pool = pool->id;
+    c->pool =
+        pool != NULL ? pool->id : 0; /* the default one may be there and not yet be heard of */
     return true;
 }
 
@@ -528,6 +535,16 @@ static enum problem_kind admin_find_route(struct admin_op *op)
     return kind;
 }
 
+/* A node that was started alone has nobody to tell it which part of its log counts, so it shows no
+ * state. It knows who the voters are, and says so rather than that it is starting. */
+static bool admin_is_alone(struct admin_op *op)
+{
+    struct raft_core_status raft;
+    meta_group(op->admin->config.meta, &raft);
+    return op->admin->map == NULL && raft.members_count > 0 && raft.leader == 0 &&
+           op->route->finish == admin_status;
+}
+
 static void admin_start(struct admin_op *op)
 {
     struct problem p;
@@ -538,7 +555,7 @@ static void admin_start(struct admin_op *op)
     } else if (op->admin->refusing) {
         problem_set(&p, PROBLEM_UNREACHABLE, "stopping", "this node is stopping");
         problem_action(&p, "ask another node, or wait for this one to come back");
-    } else if (op->admin->map == NULL) {
+    } else if (op->admin->map == NULL && !admin_is_alone(op)) {
         problem_set(&p, PROBLEM_UNREACHABLE, "starting", "this node has no cluster state yet");
         problem_why(&p, "it has not heard from a leader since it started");
         problem_action(&p, "wait a moment; if it stays, start the other nodes");
@@ -603,6 +620,7 @@ int admin_open(const struct admin_config *config, struct admin **out)
 {
     struct admin *a = mem_zalloc(sizeof(*a));
     a->config = *config;
+    memcpy(a->no_map.cluster, config->cluster, sizeof(a->no_map.cluster));
     list_init(&a->ops);
     if (config->nbd != NULL) {
         str_copy(a->nbd, sizeof(a->nbd), config->nbd);

@@ -61,7 +61,8 @@ struct admin_config {
     const char *unix_path;
     uint32_t node;
     const char *node_name;
-    const char *nbd; /* "nbd://HOST:PORT", or NULL when this node has no NBD */
+    const uint8_t *cluster; /* 16 bytes */
+    const char *nbd;        /* "nbd://HOST:PORT", or NULL when this node has no NBD */
 
     void (*disk_add)(void *arg, struct admin_disk *d);
     void (*osds)(void *arg, struct admin_osds *q);

@@ -56,9 +56,10 @@ static json_t *status_checks(const struct status_report *r)
 
 static json_t *status_pgs(const struct status_report *r)
 {
-    return json_pack("{s:i, s:i, s:i, s:i, s:i}", "total", (int)r->pgs, "active",
-                     (int)r->pgs_active, "whole", (int)r->pgs_whole, "degraded",
-                     (int)r->pgs_degraded, "blocked", (int)r->pgs_blocked);
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "total", (int)r->pgs, "active",
+                     (int)r->pgs_active, "whole", (int)r->pgs_whole, "misplaced",
+                     (int)r->pgs_misplaced, "degraded", (int)r->pgs_degraded, "activating",
+                     (int)r->pgs_activating, "blocked", (int)r->pgs_blocked);
 }
 
 static json_t *status_raft(const struct status_report *r, const struct map *m,
@@ -89,9 +90,11 @@ json_t *admin_json_status(const struct status_report *r, const struct map *m,
     json_object_set_new(object, "survives_another_failure_why", json_string(r->survives_why));
     json_object_set_new(object, "checks", status_checks(r));
     json_object_set_new(object, "nodes",
-                        json_pack("{s:i, s:i}", "total", (int)r->nodes, "up", (int)r->nodes_up));
+                        json_pack("{s:i, s:i, s:i}", "total", (int)r->nodes, "up", (int)r->nodes_up,
+                                  "never_started", (int)r->nodes_new));
     json_object_set_new(object, "osds",
-                        json_pack("{s:i, s:i}", "total", (int)r->osds, "up", (int)r->osds_up));
+                        json_pack("{s:i, s:i, s:i}", "total", (int)r->osds, "up", (int)r->osds_up,
+                                  "never_started", (int)r->osds_new));
     json_object_set_new(object, "pgs", status_pgs(r));
     json_object_set_new(object, "raft", status_raft(r, m, raft));
     json_object_set_new(object, "images", json_count(m->images_count));
@@ -133,6 +136,15 @@ static void osd_row(json_t *object, const struct admin_osd_row *row)
     json_object_set_new(object, "crc_errors", row ? json_count(row->crc_errors) : json_null());
 }
 
+static const char *osd_state(const struct map_osd *o)
+{
+    if (o->failed)
+        return "failed";
+    if (o->incarnation == 0)
+        return "never started";
+    return o->up ? "up" : "down";
+}
+
 json_t *admin_json_osd(const struct map *m, const struct map_osd *o,
                        const struct admin_osd_row *row)
 {
@@ -150,6 +162,7 @@ json_t *admin_json_osd(const struct map *m, const struct map_osd *o,
     json_object_set_new(object, "name", json_string(name));
     json_object_set_new(object, "node", json_string(node_name(m, o->node)));
     json_object_set_new(object, "up", json_boolean(status_osd_is_up(o)));
+    json_object_set_new(object, "state", json_string(osd_state(o)));
     json_object_set_new(object, "failed", json_boolean(o->failed));
     json_object_set_new(object, "incarnation", json_count(o->incarnation));
     json_object_set_new(object, "size_bytes", json_count(o->size));
@@ -162,10 +175,13 @@ json_t *admin_json_osd(const struct map *m, const struct map_osd *o,
 
 json_t *admin_json_pool(const struct map *m, const struct map_pool *p)
 {
-    uint32_t pgs[3] = {0}, images = 0;
+    uint32_t pgs[STATUS_PG_LAST + 1] = {0}, images = 0;
+    struct status_places places;
+    status_places_init(&places, m);
     for (uint32_t i = 0; i < m->pgs_count; i++)
         if ((uint32_t)(m->pgs[i].id >> 32) == p->id)
-            pgs[status_of_pg(m, p, &m->pgs[i])]++;
+            pgs[status_of_pg(&places, p, &m->pgs[i])]++;
+    status_places_deinit(&places);
     for (uint32_t i = 0; i < m->images_count; i++)
         images += m->images[i].pool == p->id;
 
@@ -178,8 +194,10 @@ json_t *admin_json_pool(const struct map *m, const struct map_pool *p)
     json_object_set_new(object, "pg_count", json_count(p->pg_count));
     json_object_set_new(object, "object_size_bytes", json_count(p->object_size));
     json_object_set_new(object, "pgs_whole", json_count(pgs[STATUS_PG_WHOLE]));
+    json_object_set_new(object, "pgs_misplaced", json_count(pgs[STATUS_PG_MISPLACED]));
     json_object_set_new(object, "pgs_degraded", json_count(pgs[STATUS_PG_DEGRADED]));
-    json_object_set_new(object, "pgs_blocked", json_count(pgs[STATUS_PG_BLOCKED]));
+    json_object_set_new(object, "pgs_blocked",
+                        json_count(pgs[STATUS_PG_BLOCKED] + pgs[STATUS_PG_ACTIVATING]));
     json_object_set_new(object, "images", json_count(images));
     return object;
 }

@@ -4,9 +4,12 @@
  * A pure function of what one node knows: its map, its view of Raft, which nodes it believes to be
  * up, and what its own OSDs say. No clock, no I/O.
  *
- *   whole     a PG that is active and whose in-sync set S is as large as the pool wants, all up
- *   degraded  active, but not whole: a copy is missing or being made
- *   blocked   not serving writes: not active, its primary is down, or fewer than min_size of S up
+ *   whole      a PG that is active and whose in-sync set S is as large as the pool wants, all up,
+ * no two at one location if there are locations enough misplaced  all that but the last degraded
+ * active, but a copy is missing or being made blocked    not serving writes: fewer than min_size of
+ * S are up; or enough are, and no primary is active yet, which passes by itself
+ *
+ * Nodes and OSDs that were given a number and have never started count for nothing.
  *
  * Writable: Raft has a leader, there is a PG, and none is blocked.
  * Survives another failure: writable, and whichever one node goes next, every PG keeps min_size
@@ -32,8 +35,8 @@ struct status_check {
 };
 
 struct status_input {
-    const struct map *map;
-    const struct raft_core_status *raft;
+    const struct map *map; /* an empty one: this node has not heard of a leader since it started */
+    const struct raft_core_status *raft; /* of meta_group() */
     bool (*node_is_up)(void *arg, uint32_t node);
     void *arg;
     uint64_t recovery_objects_left; /* of the OSDs of this node */
@@ -46,7 +49,9 @@ struct status_report {
     bool survives;
     char survives_why[STATUS_TEXT_MAX];
     uint32_t nodes, nodes_up, osds, osds_up, voters, voters_up;
-    uint32_t pgs, pgs_active, pgs_whole, pgs_degraded, pgs_blocked;
+    uint32_t nodes_new, osds_new; /* never started; counted nowhere else */
+    uint32_t pgs, pgs_active, pgs_whole, pgs_misplaced, pgs_degraded, pgs_blocked;
+    uint32_t pgs_activating; /* those of the blocked that have enough copies up */
     uint64_t size_bytes, recovery_objects_left;
     uint32_t checks_count;
     struct status_check checks[STATUS_CHECKS_MAX];
@@ -57,8 +62,28 @@ void status_make(const struct status_input *in, struct status_report *out);
 const char *status_severity_name(enum status_severity severity);
 bool status_osd_is_up(const struct map_osd *o);
 
-enum status_pg { STATUS_PG_WHOLE, STATUS_PG_DEGRADED, STATUS_PG_BLOCKED };
-enum status_pg status_of_pg(const struct map *m, const struct map_pool *pool,
+/* "pool "default" is made when 3 hosts have a disk; now 2 have one" */
+void status_say_default_pool(const struct map *m, char *dst, size_t dst_size);
+
+/* Where the OSDs of a map are. */
+struct status_places {
+    const struct map *map;
+    uint32_t *of_osd; /* locations as numbers, at the places of the map's osds[] */
+    uint32_t up;      /* locations that have an OSD that is up */
+};
+
+void status_places_init(struct status_places *p, const struct map *m);
+void status_places_deinit(struct status_places *p);
+
+enum status_pg {
+    STATUS_PG_WHOLE,
+    STATUS_PG_MISPLACED,
+    STATUS_PG_DEGRADED,
+    STATUS_PG_ACTIVATING,
+    STATUS_PG_BLOCKED,
+    STATUS_PG_LAST = STATUS_PG_BLOCKED
+};
+enum status_pg status_of_pg(const struct status_places *places, const struct map_pool *pool,
                             const struct map_pg *pg);
 
 #endif /* GW_STATUS_H */

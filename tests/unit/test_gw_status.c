@@ -17,19 +17,19 @@
 /* Three nodes with a disk each, one pool of three copies, two PGs, three voters. */
 struct world {
     struct map map;
-    struct map_node nodes[3];
-    struct map_osd osds[3];
+    struct map_node nodes[4];
+    struct map_osd osds[4];
     struct map_pool pool;
     struct map_pg pgs[2];
     struct raft_core_status raft;
-    bool node_up[4];
+    bool node_up[5];
     struct status_report report;
 };
 
 static bool world_node_is_up(void *arg, uint32_t node)
 {
     struct world *w = arg;
-    return node <= 3 && w->node_up[node];
+    return node <= 4 && w->node_up[node];
 }
 
 static void world_init(struct world *w)
@@ -43,10 +43,15 @@ static void world_init(struct world *w)
     w->pool = (struct map_pool){.id = 1, .name = "default", .replicas = 3, .min_size = 2};
     w->raft.leader = 1;
     w->raft.members_count = 3;
+    w->nodes[3] = (struct map_node){.id = 4, .name = "n4"};
+    w->osds[3] = (struct map_osd){.id = 4, .node = 4, .size = 1 << 30};
     for (uint32_t i = 0; i < 3; i++) {
         w->nodes[i].id = i + 1;
+        w->nodes[i].incarnation = 1;
+        snprintf(w->nodes[i].location, sizeof(w->nodes[i].location), "host%u", i + 1);
         snprintf(w->nodes[i].name, sizeof(w->nodes[i].name), "n%u", i + 1);
-        w->osds[i] = (struct map_osd){.id = i + 1, .node = i + 1, .up = true, .size = 1 << 30};
+        w->osds[i] = (struct map_osd){
+            .id = i + 1, .node = i + 1, .incarnation = 1, .up = true, .size = 1 << 30};
         w->raft.members[i] = (struct raft_core_member){.id = i + 1, .role = RAFT_CORE_VOTER};
         w->node_up[i + 1] = true;
     }
@@ -125,6 +130,7 @@ static void a_primary_that_is_down_blocks_its_pg(void **state)
     w.osds[0].up = false;
     assert_non_null(world_judge(&w, "PG_BLOCKED"));
     assert_int_equal(w.report.pgs_blocked, 1);
+    assert_int_equal(w.report.pgs_activating, 1); /* two are there: one of them will lead */
     assert_int_equal(w.report.pgs_degraded, 1);
     assert_false(w.report.writable);
     assert_int_equal(w.report.health, STATUS_ERROR);
@@ -140,7 +146,66 @@ static void below_min_size_nothing_is_writable(void **state)
     world_judge(&w, NULL);
     assert_false(w.report.writable);
     assert_int_equal(w.report.pgs_blocked, 2);
+    assert_int_equal(w.report.pgs_activating, 0);
     assert_false(w.report.survives);
+    assert_non_null(strstr(world_judge(&w, "PG_BLOCKED")->message, "too few copies up"));
+    assert_non_null(strstr(world_judge(&w, "PG_BLOCKED")->action, "start the nodes"));
+}
+
+static void pgs_that_are_being_activated_ask_nobody_to_start_anything(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.pgs[0].active = false;
+    const struct status_check *c = world_judge(&w, "PG_BLOCKED");
+    assert_non_null(strstr(c->message, "being activated"));
+    assert_null(strstr(c->action, "start"));
+    assert_false(w.report.writable);
+    w.pgs[1].set_count = 1; /* and another one lacks a copy for good */
+    c = world_judge(&w, "PG_BLOCKED");
+    assert_non_null(strstr(c->message, "1 of 2"));
+    assert_non_null(strstr(c->message, "too few copies up"));
+    assert_int_equal(w.report.pgs_blocked, 2);
+}
+
+static void what_never_started_is_not_counted(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.map.nodes_count = w.map.osds_count = 4;
+    world_judge(&w, NULL);
+    assert_int_equal(w.report.nodes, 3);
+    assert_int_equal(w.report.nodes_up, 3);
+    assert_int_equal(w.report.nodes_new, 1);
+    assert_int_equal(w.report.osds, 3);
+    assert_int_equal(w.report.osds_new, 1);
+    assert_int_equal(w.report.checks_count, 0);
+    assert_int_equal(w.report.size_bytes, 3ull << 30);
+}
+
+/* Two copies at one place are two copies, and one host's loss takes both. */
+static void copies_on_one_host_are_misplaced_if_there_are_more_hosts(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.pool.replicas = 2;
+    w.pool.min_size = 1;
+    w.nodes[1] = w.nodes[0]; /* node 2 stands where node 1 stands */
+    w.nodes[1].id = 2;
+    w.pgs[0].set_count = w.pgs[1].set_count = 2;
+    w.pgs[1].set[1] = 3;
+    assert_non_null(world_judge(&w, "PG_MISPLACED"));
+    assert_int_equal(w.report.pgs_misplaced, 1);
+    assert_int_equal(w.report.pgs_whole, 1);
+    assert_true(w.report.writable);
+    assert_int_equal(w.report.health, STATUS_WARN);
+    w.osds[2].up = false; /* there is no other host */
+    assert_null(world_judge(&w, "PG_MISPLACED"));
+    assert_int_equal(w.report.pgs_whole, 1);
+    assert_int_equal(w.report.pgs_degraded, 1);
 }
 
 static void two_voters_of_three_survive_no_loss(void **state)
@@ -161,8 +226,25 @@ static void without_a_leader_nothing_is_promised(void **state)
     struct world w;
     world_init(&w);
     w.raft.leader = 0;
-    assert_non_null(world_judge(&w, "NO_QUORUM"));
+    assert_non_null(strstr(world_judge(&w, "NO_QUORUM")->action, "being elected"));
     assert_false(w.report.writable);
+    w.node_up[2] = w.node_up[3] = false;
+    const struct status_check *c = world_judge(&w, "NO_QUORUM");
+    assert_non_null(strstr(c->message, "2 of 3 voters do not answer it: n2, n3"));
+}
+
+/* Its log names the voters, and nobody tells it which part of the log counts. */
+static void a_node_that_was_started_alone_names_the_voters_by_number(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.raft.leader = 0;
+    w.node_up[2] = w.node_up[3] = false;
+    w.map = (struct map){0};
+    assert_non_null(strstr(world_judge(&w, "NO_QUORUM")->message, "node.2, node.3"));
+    assert_int_equal(w.report.checks_count, 1);
+    assert_false(w.report.survives);
 }
 
 static void a_new_cluster_says_how_many_disks_it_waits_for(void **state)
@@ -174,6 +256,8 @@ static void a_new_cluster_says_how_many_disks_it_waits_for(void **state)
     assert_non_null(strstr(world_judge(&w, "NO_POOL")->message, "3 hosts"));
     assert_false(w.report.writable);
     assert_int_equal(w.report.health, STATUS_WARN);
+    w.map.default_replicas = 1;
+    assert_non_null(strstr(world_judge(&w, "NO_POOL")->message, "1 host has a disk"));
 }
 
 static void two_copies_on_one_node_do_not_survive_its_loss(void **state)
@@ -195,7 +279,8 @@ static void long_names_and_many_disks_are_cut_not_spilled(void **state)
     static struct map_osd osds[300];
     world_init(&w);
     for (uint32_t i = 0; i < COUNT_OF(osds); i++)
-        osds[i] = (struct map_osd){.id = 4000000000u + i, .node = 1, .failed = i % 2 == 0};
+        osds[i] = (struct map_osd){
+            .id = 4000000000u + i, .node = 1, .incarnation = 1, .failed = i % 2 == 0};
     w.map.osds = osds;
     w.map.osds_count = COUNT_OF(osds);
     for (uint32_t i = 0; i < 3; i++) {
@@ -226,6 +311,10 @@ int main(void)
         cmocka_unit_test(a_member_that_is_still_in_s_but_down_leaves_the_pg_degraded),
         cmocka_unit_test(a_primary_that_is_down_blocks_its_pg),
         cmocka_unit_test(below_min_size_nothing_is_writable),
+        cmocka_unit_test(pgs_that_are_being_activated_ask_nobody_to_start_anything),
+        cmocka_unit_test(what_never_started_is_not_counted),
+        cmocka_unit_test(copies_on_one_host_are_misplaced_if_there_are_more_hosts),
+        cmocka_unit_test(a_node_that_was_started_alone_names_the_voters_by_number),
         cmocka_unit_test(two_voters_of_three_survive_no_loss),
         cmocka_unit_test(without_a_leader_nothing_is_promised),
         cmocka_unit_test(a_new_cluster_says_how_many_disks_it_waits_for),
