@@ -52,8 +52,10 @@ static void watch_free(uv_handle_t *handle)
 /* 0, or -errno: the kernel has no room for another watch. */
 static int watch_open(struct loop *l, struct luv_watch **out, int fd)
 {
-    if (*out != NULL)
+    if (*out != NULL) {
+        check((*out)->poll.loop == &luv_loop(l)->uv);
         return 0;
+    }
     struct luv_watch *w = mem_zalloc(sizeof(*w));
     int err = uv_poll_init(&luv_loop(l)->uv, &w->poll, fd);
     if (err != 0) {

@@ -889,6 +889,24 @@ static void connections_that_wait_do_not_hold_up_files(void **state)
     loop_file_close(f);
 }
 
+/* One byte from here to there. */
+static void contract_pass(struct contract_env *env, struct loop_conn *from, struct loop_conn *to,
+                          char byte)
+{
+    struct contract_op send, recv;
+    struct iovec iov = {&byte, 1};
+    char got = 0;
+
+    contract_op_init(&recv);
+    loop_recv(env->loop, &recv.op, to, &got, 1);
+    contract_rest(env, NS_PER_MS);
+    contract_op_init(&send);
+    loop_send(env->loop, &send.op, from, &iov, 1);
+    assert_int_equal(contract_wait(env, &send), 1);
+    assert_int_equal(contract_wait(env, &recv), 1);
+    assert_int_equal(got, byte);
+}
+
 struct contract_move {
     struct loop_msg msg; /* first: run() finds the rest */
     struct contract_env *env;
@@ -914,6 +932,8 @@ static void a_moved_connection_works_on_its_new_loop(void **state)
     struct iovec iov = {(void *)(uintptr_t) "z", 1};
 
     contract_pair_open(env, &p);
+    contract_pass(env, p.client, p.server, 'a'); /* so that its first loop knows it well */
+    contract_pass(env, p.server, p.client, 'b');
     loop_conn_move(p.server, env->other);
     loop_post(env->other, &m.msg);
     contract_op_init(&send);

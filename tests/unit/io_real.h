@@ -188,6 +188,51 @@ static void an_op_started_before_the_loop_runs_comes_back_on_its_thread(void **s
     loop_destroy(l);
 }
 
+struct alarm {
+    struct loop_timer timer; /* first: fire() finds the rest */
+    struct loop *loop;
+};
+
+static void on_alarm(struct loop_timer *t)
+{
+    loop_stop(((struct alarm *)t)->loop);
+}
+
+/* The loop sleeps until the late one; then comes an earlier one, and then none. */
+static void a_loop_that_slept_for_a_late_timer_wakes_for_an_earlier_one(void **state)
+{
+    struct loop *l;
+    struct loop_file *f;
+    struct flagged flush = {0};
+    struct alarm late, early;
+
+    (void)state;
+    assert_int_equal(loop_create(&l, real_kind, 8), 0);
+    assert_int_equal(loop_file_open(l, "./test_io_real.f", LOOP_FILE_WRITE | LOOP_FILE_CREATE, &f),
+                     0);
+    assert_int_equal(loop_unlink(l, "./test_io_real.f"), 0);
+    late.loop = early.loop = l;
+    loop_timer_init(&late.timer, on_alarm);
+    loop_timer_init(&early.timer, on_alarm);
+    loop_timer_start(l, &late.timer, loop_now(l) + 3600 * NS_PER_S);
+    loop_op_init(&flush.op, on_done_stop);
+    loop_flush(l, &flush.op, f);
+    loop_run(l);
+    assert_int_equal(flush.count, 1);
+
+    loop_timer_start(l, &early.timer, loop_now(l) + NS_PER_MS);
+    loop_run(l);
+    assert_false(loop_timer_is_running(&early.timer));
+    assert_true(loop_timer_is_running(&late.timer));
+
+    loop_timer_stop(l, &late.timer);
+    loop_op_init(&flush.op, on_done_stop);
+    loop_flush(l, &flush.op, f);
+    loop_run(l);
+    assert_int_equal(flush.count, 2);
+    loop_destroy(l);
+}
+
 struct ending {
     struct loop_timer timer; /* first: fire() finds the rest */
     struct loop *loop;
@@ -442,6 +487,7 @@ static int real_run(enum loop_kind kind)
         cmocka_unit_test(a_message_wakes_a_sleeping_loop_every_time),
         cmocka_unit_test(a_stop_that_comes_first_is_not_lost),
         cmocka_unit_test(an_op_started_before_the_loop_runs_comes_back_on_its_thread),
+        cmocka_unit_test(a_loop_that_slept_for_a_late_timer_wakes_for_an_earlier_one),
         cmocka_unit_test(a_loop_whose_thread_is_gone_is_ended_by_another),
         cmocka_unit_test(an_unstarted_loop_with_ops_is_destroyed_without_a_trace),
         cmocka_unit_test(a_halted_loop_forgets_what_was_posted),

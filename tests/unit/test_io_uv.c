@@ -57,6 +57,52 @@ static void a_loop_takes_its_share_of_the_pool_and_no_more(void **state)
     free(ops);
 }
 
+/* ---- What nobody waits for ---- */
+
+static void rest(struct loop *l)
+{
+    struct ending stop = {.loop = l};
+
+    loop_timer_init(&stop.timer, on_ending);
+    loop_timer_start(l, &stop.timer, loop_now(l) + NS_PER_MS);
+    loop_run(l);
+}
+
+/* Else the loop would not sleep while there is something to read, or a connection to accept. */
+static void what_nobody_waits_for_is_not_polled(void **state)
+{
+    static const char path[] = "./test_io_uv.sock";
+    struct loop *l;
+    struct loop_listener *listener;
+    struct flagged accept = {0}, recv = {0};
+    char byte;
+
+    (void)state;
+    assert_int_equal(loop_create(&l, LOOP_UV, 8), 0);
+    assert_int_equal(loop_listen_unix(l, path, &listener), 0);
+    int first = unix_connect(path), second = unix_connect(path);
+    loop_op_init(&accept.op, on_done_stop);
+    loop_accept(l, &accept.op, listener);
+    loop_run(l);
+    assert_int_equal(accept.op.result, 0);
+    rest(l);
+    assert_int_equal(os_listener(listener)->watch->events, 0);
+
+    assert_int_equal(write(first, "xy", 2), 2);
+    loop_op_init(&recv.op, on_done_stop);
+    loop_recv(l, &recv.op, accept.op.conn, &byte, 1);
+    loop_run(l);
+    assert_int_equal(recv.op.result, 1);
+    rest(l);
+    assert_int_equal(os_conn(accept.op.conn)->watch->events, 0);
+    loop_recv(l, &recv.op, accept.op.conn, &byte, 1);
+    loop_run(l);
+    assert_int_equal(byte, 'y');
+    close(first);
+    close(second);
+    loop_destroy(l);
+}
+
 /* ---- Disks that hang: the pool's threads are held by others ---- */
 
 struct hung {
@@ -181,6 +227,7 @@ static void a_loop_stops_and_ends_while_the_disks_of_others_hang(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_nobody_waits_for_is_not_polled),
         cmocka_unit_test(a_loop_takes_its_share_of_the_pool_and_no_more),
         cmocka_unit_test(three_hung_disks_leave_room_for_a_fourth_loop),
         cmocka_unit_test(a_loop_stops_and_ends_while_the_disks_of_others_hang),
