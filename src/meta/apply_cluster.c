@@ -32,6 +32,25 @@ void apply_cluster_init(struct meta_state *s, const struct meta_command *c, stru
 
 /* ---- Nodes ---- */
 
+/*
+ * The row that a join is about, or a new one (id 0). False: the name is another's. Whoever has
+ * started under a name keeps it. A number that nobody ever started under is free: its join was
+ * given up, and who comes with its name has it. The first node's own row (its join_id is the
+ * cluster's id) is never given away. The other way round, a join that comes again under another
+ * name is still the same one.
+ */
+static bool find_joiner(struct meta_state *s, const struct meta_command *c, struct state_node *n)
+{
+    bool is_named = !is_zero16(c->join_id);
+
+    if (state_node_by_name(s, c->name, n))
+        return n->map.incarnation == 0 && is_named &&
+               memcmp(n->join_id, s->cluster.uuid, sizeof(n->join_id)) != 0;
+    if (!is_named || !state_node_new_by_join(s, c->join_id, n))
+        memset(n, 0, sizeof(*n));
+    return true;
+}
+
 void apply_node_add(struct meta_state *s, const struct meta_command *c, struct meta_result *r)
 {
     struct state_node n;
@@ -41,19 +60,23 @@ void apply_node_add(struct meta_state *s, const struct meta_command *c, struct m
         meta_result_set(r, -EINVAL, "not a valid name or location for a node");
         return;
     }
-    if (state_node_by_name(s, c->name, &n)) {
-        if (!is_zero16(c->join_id) && memcmp(n.join_id, c->join_id, 16) == 0)
-            r->id = n.map.id;
-        else
-            meta_result_set(r, -EEXIST, "there is a node named %.64s already", c->name);
+    if (!is_zero16(c->join_id) && state_node_by_name(s, c->name, &n) &&
+        memcmp(n.join_id, c->join_id, sizeof(n.join_id)) == 0) {
+        r->id = n.map.id;
         return;
     }
-    if (state_nodes_count(s) >= META_NODES_MAX) {
+    if (!find_joiner(s, c, &n)) {
+        meta_result_set(r, -EEXIST, "there is a node named %.64s already", c->name);
+        return;
+    }
+    if (n.map.id == 0 && state_nodes_count(s) >= META_NODES_MAX) {
         meta_result_set(r, -ENOSPC, "a cluster has at most %d nodes", META_NODES_MAX);
         return;
     }
-    memset(&n, 0, sizeof(n));
-    n.map.id = ++s->cluster.node_last;
+    if (n.map.id == 0)
+        n.map.id = ++s->cluster.node_last;
+    memset(n.map.name, 0, sizeof(n.map.name));
+    memset(n.map.location, 0, sizeof(n.map.location));
     str_copy(n.map.name, sizeof(n.map.name), c->name);
     str_copy(n.map.location, sizeof(n.map.location), location);
     n.map.addr = c->addr;
@@ -107,6 +130,13 @@ void apply_node_set(struct meta_state *s, const struct meta_command *c, struct m
     }
     if (c->location[0] != '\0' && !name_is_valid(c->location)) {
         meta_result_set(r, -EINVAL, "not a valid location");
+        return;
+    }
+    if (!is_zero16(c->join_id) && memcmp(n.join_id, c->join_id, sizeof(n.join_id)) != 0) {
+        meta_result_set(r, -EEXIST,
+                        "node.%u belongs to another directory: this one's join was given up, and "
+                        "its name taken over. Join again under another name",
+                        c->node);
         return;
     }
     if (c->incarnation < n.map.incarnation) {

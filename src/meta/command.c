@@ -90,7 +90,8 @@ static const struct {
 } kinds[] = {
     [META_CLUSTER_INIT] = {"cluster_init", HAS_CLUSTER | HAS_REPLICAS},
     [META_NODE_ADD] = {"node_add", HAS_NAME | HAS_LOCATION | HAS_ADDR | HAS_JOIN_ID},
-    [META_NODE_SET] = {"node_set", HAS_NODE | HAS_ADDR | HAS_LOCATION | HAS_INCARNATION},
+    [META_NODE_SET] = {"node_set",
+                       HAS_NODE | HAS_ADDR | HAS_LOCATION | HAS_INCARNATION | HAS_JOIN_ID},
     [META_OSD_ADD] = {"osd_add", HAS_NODE | HAS_UUID | HAS_SIZE},
     [META_OSD_UP] = {"osd_up", HAS_OSD | HAS_NODE | HAS_INCARNATION | HAS_SIZE},
     [META_OSD_DOWN] = {"osd_down", HAS_OSDS},

@@ -12,10 +12,12 @@
 
 enum meta_kind {
     META_CLUSTER_INIT = 1, /* cluster, replicas: first command of a cluster */
-    META_NODE_ADD, /* name, location, addr -> id. The same name and join_id again: the same id. A
-                      name in use: -EEXIST */
-    META_NODE_SET, /* node, addr, location, incarnation: at each start of a node; clients of its
-                      older incarnations become fenced */
+    META_NODE_ADD, /* name, location, addr, join_id -> id. The same join_id again: the same id. A
+                      name in use: -EEXIST, unless its node has never started: then the number is
+                      this join's, and the earlier one's no more */
+    META_NODE_SET, /* node, addr, location, incarnation, join_id (zero: not compared): at each start
+                      of a node; clients of its older incarnations become fenced. -EEXIST: the
+                      number is another join's now */
     META_OSD_ADD,  /* node, uuid, size -> id. The same uuid again: the same id */
     META_OSD_UP, /* osd, node, incarnation, size: registers an incarnation (R3, R4, S12). -ESTALE if
                     it is below the last. The last one again: up, as it was, unless it is known to

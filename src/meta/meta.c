@@ -431,6 +431,7 @@ static void own_begin(struct meta *m)
         c->node = m->config.node;
         c->addr = m->config.advertise;
         c->incarnation = m->config.node_incarnation;
+        memcpy(c->join_id, m->config.join_id, sizeof(c->join_id));
         break;
     case META_OWN_DONE:
         never("nothing is left to register");

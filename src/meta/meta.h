@@ -81,6 +81,7 @@ struct meta_config {
     uint32_t node;
     uint32_t node_incarnation;
     const char *node_name, *location;
+    uint8_t join_id[16]; /* of the join that gave the number; zero: it is not compared */
     struct loop_addr advertise;
     uint32_t heartbeat_ms;                   /* node -> leader; 0: 500 */
     uint32_t down_after_ms;                  /* silent this long: its OSDs are down; 0: 2,500 */

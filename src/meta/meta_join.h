@@ -6,9 +6,10 @@
  *                     answer: status 0 and [errno, message, node, cluster, [[node, ip, port]...]]
  *                     status -EAGAIN: no leader now, ask again (with the same join_id)
  *
- * The same (name, join_id) always gets the same node id, so a lost answer costs nothing. The answer
- * lists the nodes known there (at most META_JOIN_CONTACTS_MAX), for the joiner to keep as contacts.
- * All msgpack.
+ * The same join_id always gets the same node id, so a lost answer costs nothing. A name whose node
+ * has never started is given to who asks for it, with its number. Who hears no leader says -EAGAIN
+ * at once. The answer lists the nodes known there (at most META_JOIN_CONTACTS_MAX), for the joiner
+ * to keep as contacts. All msgpack.
  */
 
 #ifndef META_JOIN_H

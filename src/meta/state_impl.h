@@ -68,6 +68,9 @@ struct meta_state {
 
 bool state_node_get(struct meta_state *s, uint32_t id, struct state_node *out);
 bool state_node_by_name(struct meta_state *s, const char *name, struct state_node *out);
+/* One that has never started. */
+bool state_node_new_by_join(struct meta_state *s, const uint8_t join_id[16],
+                            struct state_node *out);
 void state_node_put(struct meta_state *s, const struct state_node *n);
 uint32_t state_nodes_count(struct meta_state *s);
 

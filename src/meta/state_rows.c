@@ -50,6 +50,7 @@ enum query {
     Q_CLUSTER_PUT,
     Q_NODE_GET,
     Q_NODE_BY_NAME,
+    Q_NODE_NEW_BY_JOIN,
     Q_NODE_PUT,
     Q_NODE_COUNT,
     Q_OSD_GET,
@@ -105,6 +106,8 @@ static const char *const queries[Q_COUNT] = {
                       " VALUES(1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     [Q_NODE_GET] = "SELECT " NODE_COLUMNS " FROM node WHERE id = ?",
     [Q_NODE_BY_NAME] = "SELECT " NODE_COLUMNS " FROM node WHERE name = ?",
+    [Q_NODE_NEW_BY_JOIN] = "SELECT " NODE_COLUMNS " FROM node WHERE join_id = ? AND incarnation = 0"
+                           " ORDER BY id LIMIT 1",
     [Q_NODE_PUT] = "INSERT OR REPLACE INTO node VALUES(?, ?, ?, ?, ?, ?, ?)",
     [Q_NODE_COUNT] = "SELECT COUNT(*) FROM node",
     [Q_OSD_GET] = "SELECT " OSD_COLUMNS " FROM osd WHERE id = ?",
@@ -436,6 +439,13 @@ bool state_node_by_name(struct meta_state *s, const char *name, struct state_nod
 {
     sqlite3_stmt *st = query(s, Q_NODE_BY_NAME);
     bind_text(st, 1, name);
+    return node_take(st, out);
+}
+
+bool state_node_new_by_join(struct meta_state *s, const uint8_t join_id[16], struct state_node *out)
+{
+    sqlite3_stmt *st = query(s, Q_NODE_NEW_BY_JOIN);
+    bind_blob(st, 1, join_id, 16);
     return node_take(st, out);
 }
 

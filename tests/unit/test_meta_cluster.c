@@ -606,6 +606,8 @@ static void a_join_that_is_asked_twice_gives_one_number_and_a_taken_name_none(vo
     assert_int_equal(answer.node, 3);
     assert_int_equal(answer.contacts_count, 2);
 
+    node_start(&w.nodes[3]);
+    assert_true(within(&w, 20000, is_registered, &w.nodes[3]));
     snprintf(w.nodes[4].name, sizeof(w.nodes[4].name), "n3");
     answer = node_ask_to_join(&w.nodes[4], 1);
     assert_int_equal(answer.code, -EEXIST);

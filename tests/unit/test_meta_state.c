@@ -191,6 +191,19 @@ static uint64_t activate_all(struct world *w)
     return send_change(w, &c);
 }
 
+static struct map *map_now(struct world *w)
+{
+    struct pack p;
+    struct map *m;
+
+    pack_init_growing(&p);
+    meta_state_rows_all(w->state, &p);
+    assert_int_equal(
+        map_build(NULL, (struct slice){p.base, p.len}, meta_state_revision(w->state), &m), 0);
+    pack_deinit(&p);
+    return m;
+}
+
 /* ---- Cluster, nodes, clients ---- */
 
 static void nothing_is_accepted_before_the_cluster_is_initialised(void **unused)
@@ -229,10 +242,81 @@ static void a_node_that_joins_twice_gets_the_same_id(void **unused)
     assert_int_equal(add_node(&w, "b"), 2);
     assert_int_equal(add_node(&w, "a"), 1);
 
+    struct meta_command set = {.kind = META_NODE_SET, .node = 1, .incarnation = 1};
+    assert_int_equal(apply(&w, &set)->code, 0);
     struct meta_command thief = {.kind = META_NODE_ADD, .name = "a", .join_id = {1}};
     assert_int_equal(apply(&w, &thief)->code, -EEXIST);
+    assert_int_equal(add_node(&w, "a"), 1);
     struct meta_command bad = {.kind = META_NODE_ADD, .name = "a b"};
     assert_int_equal(apply(&w, &bad)->code, -EINVAL);
+    world_close(&w);
+}
+
+static void start_node(struct world *w, uint32_t node, uint8_t join_id, int code)
+{
+    struct meta_command set = {
+        .kind = META_NODE_SET, .node = node, .incarnation = 1, .join_id = {join_id}};
+    assert_int_equal(apply(w, &set)->code, code);
+}
+
+/* A join was given up, and its node never started: the name is worth more than the number. */
+static void a_name_that_never_started_may_be_taken_over(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_open(&w);
+    init(&w, 3);
+    assert_int_equal(add_node(&w, "a"), 1);
+    struct meta_command first = {.kind = META_NODE_ADD, .name = "four", .join_id = {4}};
+    struct meta_command second = {
+        .kind = META_NODE_ADD, .name = "four", .join_id = {5}, .addr = {.port = 7}};
+    assert_int_equal(apply(&w, &first)->id, 2);
+    assert_int_equal(apply(&w, &second)->id, 2);
+    assert_int_equal(apply(&w, &second)->id, 2);
+    struct map *m = map_now(&w);
+    assert_int_equal(m->nodes_count, 2);
+    assert_int_equal(m->nodes[1].addr.port, 7);
+    map_unref(m);
+
+    start_node(&w, 2, 4, -EEXIST); /* the first one comes after all: it is nobody now */
+    assert_non_null(strstr(w.result.message, "Join again"));
+    start_node(&w, 2, 5, 0);
+    assert_int_equal(apply(&w, &first)->code, -EEXIST);
+    assert_int_equal(apply(&w, &second)->id, 2);
+    world_close(&w);
+}
+
+static void a_join_that_changes_its_name_is_the_same_join(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_open(&w);
+    init(&w, 3);
+    assert_int_equal(add_node(&w, "a"), 1);
+    struct meta_command join = {.kind = META_NODE_ADD, .name = "four", .join_id = {4}};
+    assert_int_equal(apply(&w, &join)->id, 2);
+    join.name = "a-longer-name";
+    assert_int_equal(apply(&w, &join)->id, 2);
+    join.name = "five";
+    assert_int_equal(apply(&w, &join)->id, 2);
+    struct map *m = map_now(&w);
+    assert_int_equal(m->nodes_count, 2);
+    assert_string_equal(m->nodes[1].name, "five");
+    assert_string_equal(m->nodes[1].location, "five");
+    map_unref(m);
+    world_close(&w);
+}
+
+static void the_first_node_is_never_taken_over(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_open(&w);
+    init(&w, 3);
+    struct meta_command founder = {.kind = META_NODE_ADD, .name = "one", .join_id = {7}};
+    struct meta_command thief = {.kind = META_NODE_ADD, .name = "one", .join_id = {8}};
+    assert_int_equal(apply(&w, &founder)->id, 1);
+    assert_int_equal(apply(&w, &thief)->code, -EEXIST);
     world_close(&w);
 }
 
@@ -286,19 +370,6 @@ static void only_the_last_results_are_kept(void **unused)
     assert_false(state_request_get(w.state, oldest, &r));
     assert_true(state_request_get(w.state, kept, &r));
     world_close(&w);
-}
-
-static struct map *map_now(struct world *w)
-{
-    struct pack p;
-    struct map *m;
-
-    pack_init_growing(&p);
-    meta_state_rows_all(w->state, &p);
-    assert_int_equal(
-        map_build(NULL, (struct slice){p.base, p.len}, meta_state_revision(w->state), &m), 0);
-    pack_deinit(&p);
-    return m;
 }
 
 static void clients_of_an_older_life_of_a_node_are_fenced(void **unused)
@@ -1195,6 +1266,9 @@ int main(void)
         cmocka_unit_test(nothing_is_accepted_before_the_cluster_is_initialised),
         cmocka_unit_test(a_cluster_is_initialised_once),
         cmocka_unit_test(a_node_that_joins_twice_gets_the_same_id),
+        cmocka_unit_test(a_name_that_never_started_may_be_taken_over),
+        cmocka_unit_test(a_join_that_changes_its_name_is_the_same_join),
+        cmocka_unit_test(the_first_node_is_never_taken_over),
         cmocka_unit_test(a_request_is_executed_once),
         cmocka_unit_test(a_refused_request_is_refused_again_with_the_same_words),
         cmocka_unit_test(only_the_last_results_are_kept),
