@@ -65,6 +65,7 @@ static void osd_up_again(struct meta_state *s, const struct meta_command *c, str
     o->up = true;
     state_osd_put(s, o);
     apply_primary_found(s, c->osd);
+    apply_default_pool(s);
 }
 
 /*
@@ -105,6 +106,7 @@ void apply_osd_up(struct meta_state *s, const struct meta_command *c, struct met
     o.weight = weight_of(c->size);
     state_osd_put(s, &o);
     apply_primary_found(s, c->osd);
+    apply_default_pool(s);
 }
 
 /* All are marked before any PG looks for another primary. What is about an older life, or known

@@ -11,7 +11,7 @@
 
 /* ---- Pools ---- */
 
-enum { OBJECT_SIZE_MIN = 4096 };
+enum { OBJECT_SIZE_MIN = 4096, DEFAULT_PG_COUNT = 64, DEFAULT_OBJECT_SIZE = 128 << 10 };
 
 static bool pool_is_valid(const struct meta_command *c, struct meta_result *r)
 {
@@ -79,14 +79,34 @@ static void create_pgs(struct meta_state *s, const struct map_pool *p,
     free(pgs);
 }
 
+/* If there are OSDs on hosts enough: p->id is set, and the PGs are made. On how many there are. */
+static uint32_t make_pool(struct meta_state *s, struct map_pool *p)
+{
+    uint32_t osds_count;
+    struct placement_osd *osds = usable_osds(s, &osds_count);
+    uint32_t domains = placement_domains(osds, osds_count);
+
+    if (domains >= p->replicas) {
+        p->id = ++s->cluster.pool_last;
+        state_pool_put(s, p);
+        create_pgs(s, p, osds, osds_count);
+    }
+    free(osds);
+    return domains;
+}
+
 void apply_pool_create(struct meta_state *s, const struct meta_command *c, struct meta_result *r)
 {
-    struct map_pool p = {0};
-    uint32_t osds_count;
+    struct map_pool same;
+    struct map_pool p = {.replicas = c->replicas,
+                         .min_size = c->min_size,
+                         .pg_count = c->pg_count,
+                         .object_size = c->object_size};
 
     if (!pool_is_valid(c, r))
         return;
-    if (state_pool_by_name(s, c->name, &p)) {
+    str_copy(p.name, sizeof(p.name), c->name);
+    if (state_pool_by_name(s, c->name, &same)) {
         meta_result_set(r, -EEXIST, "there is a pool named %.64s already", c->name);
         return;
     }
@@ -95,23 +115,31 @@ void apply_pool_create(struct meta_state *s, const struct meta_command *c, struc
                         META_PGS_MAX);
         return;
     }
-    struct placement_osd *osds = usable_osds(s, &osds_count);
-    uint32_t domains = placement_domains(osds, osds_count);
-    if (domains < c->replicas) {
-        meta_result_set(r, -ENODEV, "%u replicas need OSDs on %u hosts; now %u have one that is up",
-                        c->replicas, c->replicas, domains);
-    } else {
-        p.id = ++s->cluster.pool_last;
-        str_copy(p.name, sizeof(p.name), c->name);
-        p.replicas = c->replicas;
-        p.min_size = c->min_size;
-        p.pg_count = c->pg_count;
-        p.object_size = c->object_size;
-        state_pool_put(s, &p);
-        create_pgs(s, &p, osds, osds_count);
+    uint32_t domains = make_pool(s, &p);
+    if (domains < c->replicas)
+        meta_result_set(r, -ENODEV,
+                        "hosts that have an OSD that is up: %u are needed for as many copies, "
+                        "and there are %u",
+                        c->replicas, domains);
+    else
         r->id = p.id;
-    }
-    free(osds);
+}
+
+/*
+ * The first pool of a cluster is there as soon as it can be: with the OSD on the last host that it
+ * needs. So whoever is told that the OSD serves may make an image at once.
+ */
+void apply_default_pool(struct meta_state *s)
+{
+    uint32_t replicas = s->cluster.default_replicas;
+    struct map_pool p = {.name = "default",
+                         .replicas = replicas,
+                         .min_size = replicas == 1 ? 1 : 2,
+                         .pg_count = DEFAULT_PG_COUNT,
+                         .object_size = DEFAULT_OBJECT_SIZE};
+
+    if (s->cluster.pool_last == 0)
+        make_pool(s, &p);
 }
 
 /* ---- Images ---- */

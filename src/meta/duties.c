@@ -15,7 +15,6 @@ static const uint64_t ns_refusal_gap =
 static const uint64_t ns_refusal_retry = 20 * NS_PER_MS; /* when it is asked for */
 static const uint64_t ns_refusal_memory = 2 * NS_PER_S;
 static const uint64_t ns_pause = 1 * NS_PER_S; /* we did not run for so long: nobody is to blame */
-static const uint64_t ns_pool_settle = 300 * NS_PER_MS;
 static const uint64_t ns_placement_settle = 1 * NS_PER_S;
 static const uint64_t ns_scan = 500 * NS_PER_MS; /* all PGs and OSDs are looked at */
 static const uint64_t ns_quiet = 10 * NS_PER_S;  /* then primaries may be handed over */
@@ -234,7 +233,7 @@ static void run_refusals(struct duties *d, uint64_t now, struct duties_out *out)
     }
 }
 
-/* ---- Pools and placement ---- */
+/* ---- Placement ---- */
 
 /* May hold data: it works, and was up not too long ago. */
 static bool is_usable(struct duties *d, uint64_t now, const struct map_osd *m)
@@ -246,8 +245,7 @@ static bool is_usable(struct duties *d, uint64_t now, const struct map_osd *m)
     return m->up || now - o->down_since_ns < ns_out;
 }
 
-static struct placement_osd *placement_osds(struct duties *d, uint64_t now, const struct map *map,
-                                            bool only_up)
+static struct placement_osd *placement_osds(struct duties *d, uint64_t now, const struct map *map)
 {
     struct placement_osd *osds = mem_zalloc((map->osds_count + 1) * sizeof(*osds));
     uint32_t *locations = map_locations(map);
@@ -255,32 +253,12 @@ static struct placement_osd *placement_osds(struct duties *d, uint64_t now, cons
     for (uint32_t i = 0; i < map->osds_count; i++) {
         const struct map_osd *m = &map->osds[i];
         const struct map_node *n = map_node(map, m->node);
-        bool usable = only_up ? m->up : is_usable(d, now, m);
+        bool usable = is_usable(d, now, m);
         osds[i] = (struct placement_osd){m->id, n == NULL ? UINT32_MAX : locations[n - map->nodes],
                                          usable && n != NULL ? m->weight : 0};
     }
     free(locations);
     return osds;
-}
-
-static void run_pool(struct duties *d, uint64_t now, const struct map *map, struct duties_out *out)
-{
-    bool ready = false;
-
-    if (map->pools_count == 0 && map->default_replicas > 0) {
-        struct placement_osd *osds = placement_osds(d, now, map, true);
-        ready = placement_domains(osds, map->osds_count) >= map->default_replicas;
-        free(osds);
-    }
-    if (!ready)
-        d->pool_ready_ns = 0;
-    else if (d->pool_ready_ns == 0)
-        d->pool_ready_ns = now;
-    if (!ready || now - d->pool_ready_ns < ns_pool_settle)
-        return;
-    out->create_pool = true;
-    out->pool_replicas = map->default_replicas;
-    out->pool_min_size = map->default_replicas == 1 ? 1 : 2;
 }
 
 static uint64_t signature_of(const struct placement_osd *osds, const struct map *map)
@@ -354,7 +332,7 @@ static void list_targets(struct duties *d, const struct map *map, struct duties_
 static void run_placement(struct duties *d, uint64_t now, const struct map *map,
                           struct duties_out *out)
 {
-    struct placement_osd *osds = placement_osds(d, now, map, false);
+    struct placement_osd *osds = placement_osds(d, now, map);
     uint64_t signature = signature_of(osds, map);
 
     if (signature != d->signature || d->signature_ns == 0) {
@@ -657,7 +635,6 @@ void duties_run(struct duties *d, uint64_t now, const struct map *map,
     note_osds(d, now, map);
     run_refusals(d, now, out);
     run_down(d, now, map, out);
-    run_pool(d, now, map, out);
     if (map->revision != d->scanned_revision || now - d->scanned_ns >= ns_scan) {
         d->scanned_revision = map->revision;
         d->scanned_ns = now;

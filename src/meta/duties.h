@@ -6,7 +6,6 @@
  *   refusal     a node whose address refuses connections twice, 20 ms apart, has no process: its
  *               OSDs are down and dead, so that nobody waits for their leases (R7). A refusal
  *               that another OSD or a client reports counts at once
- *   pool        the pool `default`, when the OSDs for it are there
  *   placement   new targets when OSDs or pools change
  *   primaries   each OSD leads as many PGs as want it first: handed over slowly, when all PGs have
  *               been complete and nothing else has changed for 10 s
@@ -64,10 +63,9 @@ struct duties {
     uint32_t nodes_size;
     struct duty_osd *osds; /* by id */
     uint32_t osds_size;
-    uint64_t pool_ready_ns; /* since when a default pool is possible; 0: it is not */
-    uint64_t signature;     /* of what placement depends on */
-    uint64_t signature_ns;  /* since when it has been so */
-    bool placed;            /* targets[] are for this signature */
+    uint64_t signature;    /* of what placement depends on */
+    uint64_t signature_ns; /* since when it has been so */
+    bool placed;           /* targets[] are for this signature */
     struct meta_pg_target *targets;
     uint32_t targets_count;
     uint64_t scanned_revision, scanned_ns;
@@ -83,8 +81,6 @@ struct duties {
 struct duties_out {
     uint32_t down_count;
     struct meta_osd_state down[DUTIES_DOWN_MAX];
-    bool create_pool;
-    uint32_t pool_replicas, pool_min_size;
     uint32_t targets_count;
     struct meta_pg_target targets[DUTIES_TARGETS_MAX];
     uint32_t changes_count;

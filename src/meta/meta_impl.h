@@ -131,7 +131,7 @@ struct meta {
     /* Leading. */
     struct duties duties;
     struct duties_out duties_out;
-    struct meta_duty down, pool, target, change, hash;
+    struct meta_duty down, target, change, hash;
     uint64_t hash_index; /* the last one that was proposed */
     struct raft_proposal member;
     bool member_busy;

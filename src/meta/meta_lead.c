@@ -9,8 +9,6 @@
 
 enum { DUTY_DEADLINE_MS = 2000, DUTY_PAUSE_MS = 500 };
 
-static const uint32_t default_pg_count = 64, default_object_size = 128 << 10;
-
 static bool duty_is_busy(const struct meta *m, const struct meta_duty *d, uint64_t now)
 {
     const struct map *map = feeds_map(&m->feeds);
@@ -55,17 +53,6 @@ static void start_down(struct meta *m, uint64_t now)
     m->down.call.command = (struct meta_command){
         .kind = META_OSD_DOWN, .list_count = out->down_count, .osds = out->down};
     duty_start(&m->down, now);
-}
-
-static void start_pool(struct meta *m, uint64_t now)
-{
-    m->pool.call.command = (struct meta_command){.kind = META_POOL_CREATE,
-                                                 .name = "default",
-                                                 .replicas = m->duties_out.pool_replicas,
-                                                 .min_size = m->duties_out.pool_min_size,
-                                                 .pg_count = default_pg_count,
-                                                 .object_size = default_object_size};
-    duty_start(&m->pool, now);
 }
 
 static void start_target(struct meta *m, uint64_t now)
@@ -158,8 +145,6 @@ void meta_lead_run(struct meta *m, uint64_t now, uint64_t *next_ns)
         net_kick(m->config.net);
     if (out->down_count > 0 && !duty_is_busy(m, &m->down, now))
         start_down(m, now);
-    if (out->create_pool && !duty_is_busy(m, &m->pool, now))
-        start_pool(m, now);
     if (out->targets_count > 0 && !duty_is_busy(m, &m->target, now))
         start_target(m, now);
     if (out->changes_count > 0 && !m->duties.changes_busy)
@@ -170,7 +155,7 @@ void meta_lead_run(struct meta *m, uint64_t now, uint64_t *next_ns)
 
 void meta_lead_open(struct meta *m)
 {
-    struct meta_duty *all[] = {&m->down, &m->pool, &m->target, &m->change, &m->hash};
+    struct meta_duty *all[] = {&m->down, &m->target, &m->change, &m->hash};
 
     for (size_t i = 0; i < COUNT_OF(all); i++) {
         all[i]->meta = m;

@@ -4,7 +4,7 @@
  * Goal, in this order: no two members of a PG in one failure domain; every OSD within one PG of
  * its share by weight; as little data moved from where the PGs are now as that allows; primaries
  * (the first of each target) even too. A pure function on integers: apply makes a pool's first
- * targets with it, so a change of its choices is a new version of POOL_CREATE.
+ * targets with it, so a change of its choices is a new version of POOL_CREATE and OSD_UP.
  */
 
 #ifndef META_PLACEMENT_H

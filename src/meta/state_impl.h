@@ -155,4 +155,8 @@ void apply_primary_lost(struct meta_state *s, uint32_t osd);
  */
 void apply_primary_found(struct meta_state *s, uint32_t osd);
 
+/* Makes the pool `default`, unless there was a pool or too few hosts have an OSD that is up
+ * (apply_pool.c). */
+void apply_default_pool(struct meta_state *s);
+
 #endif /* META_STATE_IMPL_H */

@@ -63,7 +63,7 @@ static void apply_command(struct replica *p, const struct meta_command *c)
 static void populate(struct replica *p)
 {
     static const char *const names[NODES] = {"a", "b", "c", "d"};
-    struct meta_command init = {.kind = META_CLUSTER_INIT, .cluster = {7}, .replicas = 3};
+    struct meta_command init = {.kind = META_CLUSTER_INIT, .cluster = {7}, .replicas = 7};
     struct meta_command pool = {.kind = META_POOL_CREATE,
                                 .name = "default",
                                 .replicas = 3,

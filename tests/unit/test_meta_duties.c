@@ -270,28 +270,7 @@ static void a_refusal_that_somebody_reports_counts_at_once_for_that_life(void **
     world_close(&w);
 }
 
-/* ---- Pools, primaries, rows ---- */
-
-static void the_first_pool_waits_for_as_many_hosts_as_replicas(void **unused)
-{
-    (void)unused;
-    struct world w;
-    world_open(&w, 3);
-    memcpy(w.nodes[2].location, w.nodes[1].location, sizeof(w.nodes[2].location));
-    pass_ms(&w, 2000);
-    assert_false(w.out.create_pool);
-    snprintf(w.nodes[2].location, sizeof(w.nodes[2].location), "other");
-    pass_ms(&w, 200);
-    assert_false(w.out.create_pool); /* more may be coming */
-    pass_ms(&w, 400);
-    assert_true(w.out.create_pool);
-    assert_int_equal(w.out.pool_replicas, 3);
-    assert_int_equal(w.out.pool_min_size, 2);
-    w.map.pools_count = 1;
-    run(&w);
-    assert_false(w.out.create_pool);
-    world_close(&w);
-}
+/* ---- Primaries, rows ---- */
 
 /* PGs on the OSDs 1, 2 and 3, whole; the target wants OSD k % 3 + 1 first. */
 static void add_pgs(struct world *w)
@@ -739,7 +718,6 @@ int main(void)
         cmocka_unit_test(what_answered_in_between_is_alive),
         cmocka_unit_test(a_refusal_is_about_the_life_that_was_registered_then),
         cmocka_unit_test(a_refusal_that_somebody_reports_counts_at_once_for_that_life),
-        cmocka_unit_test(the_first_pool_waits_for_as_many_hosts_as_replicas),
         cmocka_unit_test(primaries_go_home_slowly_and_only_when_all_is_whole),
         cmocka_unit_test(primaries_stay_until_ten_seconds_after_the_last_change),
         cmocka_unit_test(primaries_become_even_by_detours_too),

@@ -216,7 +216,7 @@ static void world_open(struct world *w, uint64_t seed)
 {
     static const char *const names[] = {"a", "b", "c", "d", "e"};
     struct meta_state_env env = {on_applied, on_fatal, w};
-    struct meta_command init = {.kind = META_CLUSTER_INIT, .cluster = {7}, .replicas = 3};
+    struct meta_command init = {.kind = META_CLUSTER_INIT, .cluster = {7}, .replicas = 7};
     struct meta_command pool = {.kind = META_POOL_CREATE,
                                 .name = "default",
                                 .replicas = 3,

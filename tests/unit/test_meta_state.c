@@ -127,7 +127,7 @@ static int create_pool(struct world *w, uint32_t replicas, uint32_t min_size, ui
 static void world_with_pg(struct world *w)
 {
     world_open(w);
-    init(w, 3);
+    init(w, 7); /* so many hosts there are not: no pool is made by itself */
     static const char *const names[] = {"a", "b", "c", "d"};
     for (uint32_t i = 0; i < 4; i++) {
         assert_int_equal(add_node(w, names[i]), i + 1);
@@ -922,7 +922,7 @@ static void a_pool_needs_as_many_hosts_as_replicas(void **unused)
         osd_up(&w, i, 1, 1);
     }
     assert_int_equal(create_pool(&w, 3, 2, 8), -ENODEV);
-    assert_non_null(strstr(w.result.message, "3 hosts"));
+    assert_non_null(strstr(w.result.message, "3 are needed"));
     assert_int_equal(create_pool(&w, 1, 1, 9), 0);
     assert_int_equal(create_pool(&w, 1, 1, 8), -EEXIST);
     struct map *m = map_now(&w);
@@ -933,6 +933,37 @@ static void a_pool_needs_as_many_hosts_as_replicas(void **unused)
     assert_int_equal(led[1], 3);
     assert_int_equal(led[2], 3);
     assert_int_equal(led[3], 3);
+    map_unref(m);
+    world_close(&w);
+}
+
+static void the_default_pool_is_there_with_the_last_osd_that_it_needs(void **unused)
+{
+    (void)unused;
+    struct world w;
+    world_open(&w);
+    init(&w, 3);
+    static const char *const names[] = {"a", "b", "c"};
+    struct meta_command image = {.kind = META_IMAGE_CREATE, .name = "disk", .size = 1 << 20};
+    static const uint32_t nodes[] = {1, 2, 2, 3}; /* two on one host are one host */
+    for (uint32_t i = 0; i < 3; i++)
+        add_node(&w, names[i]);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(add_osd(&w, nodes[i], (uint8_t)(i + 1)), i + 1);
+        assert_int_equal(apply(&w, &image)->code, -ENOENT);
+        assert_int_equal(osd_up(&w, i + 1, nodes[i], 1), 0);
+    }
+    assert_int_equal(apply(&w, &image)->code, 0);
+    struct map *m = map_now(&w);
+    assert_int_equal(m->pools_count, 1);
+    assert_string_equal(m->pools[0].name, "default");
+    assert_int_equal(m->pools[0].replicas, 3);
+    assert_int_equal(m->pools[0].min_size, 2);
+    assert_int_equal(m->pgs_count, 64);
+    map_unref(m);
+    assert_int_equal(osd_up(&w, 1, 1, 2), 0); /* and no second one */
+    m = map_now(&w);
+    assert_int_equal(m->pools_count, 1);
     map_unref(m);
     world_close(&w);
 }
@@ -1298,6 +1329,7 @@ int main(void)
         cmocka_unit_test(a_forgotten_row_is_gone_and_the_epoch_stays),
         cmocka_unit_test(a_target_is_a_wish_that_changes_no_epoch),
         cmocka_unit_test(a_pool_needs_as_many_hosts_as_replicas),
+        cmocka_unit_test(the_default_pool_is_there_with_the_last_osd_that_it_needs),
         cmocka_unit_test(images_have_names_of_their_own),
         cmocka_unit_test(one_entry_carries_many_commands),
         cmocka_unit_test(an_entry_from_the_future_stops_the_node),
