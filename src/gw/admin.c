@@ -147,7 +147,7 @@ static void admin_command_refused(struct admin_op *op)
         status_say_default_pool(op->admin->map, when, sizeof(when));
         problem_set(&p, kind, "pool_not_found", "there is no pool \"default\" yet");
         problem_why(&p, "%s", when);
-        problem_action(&p, "skerry disk add PATH, on further hosts");
+        problem_action(&p, "skerry disk add PATH, on hosts that have none");
     } else if (kind == PROBLEM_TIMED_OUT && raft.leader == 0) {
         problem_set(&p, PROBLEM_UNREACHABLE, "no_quorum",
                     "the change could not be made: this node sees no leader");

@@ -97,10 +97,13 @@ void status_say_default_pool(const struct map *m, char *dst, size_t dst_size)
     struct status_places places;
     uint32_t wanted = m->default_replicas;
 
+    char now[24] = "none has";
+
     status_places_init(&places, m);
-    snprintf(dst, dst_size, "pool \"default\" is made when %u %s a disk that is up; now %u %s one",
-             wanted, wanted == 1 ? "host has" : "hosts have", places.up,
-             places.up == 1 ? "has" : "have");
+    if (places.up > 0)
+        snprintf(now, sizeof(now), "%u %s", places.up, places.up == 1 ? "has" : "have");
+    snprintf(dst, dst_size, "pool \"default\" is made when %u %s a disk that is up; now %s one",
+             wanted, wanted == 1 ? "host has" : "hosts have", now);
     status_places_deinit(&places);
 }
 
