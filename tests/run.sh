@@ -61,7 +61,8 @@ unit() {
         *Skipped*) printf 'not run  %s %s\n' "$to" "$name" ;;
         *)
             fail "$to $name"
-            (cd "$to" && timeout 120 ctest -R "^$name\$" --output-on-failure 2>&1 | tail -n 40 | sed 's/^/    /')
+            sed -n "/ Test: $name\$/,/^Test time/p" "$to/Testing/Temporary/LastTest.log" | grep -av '\[ RUN \|\[       OK' |
+                tail -n 40 | sed 's/^/    /'
             ;;
         esac
     done < <(cd "$to" && ctest -j "$jobs" --timeout 300 -R "$pattern" 2>&1 | grep -a 'Test *#')
@@ -83,7 +84,7 @@ fi
 if wanted static; then
     headline "the tree itself"
     for check in tests/*.py; do
-        [ ! -e "$check" ] || try "$check" 120 python3 "$check"
+        [ ! -e "$check" ] || try "$check" 120 python3 "$check" .
     done
     [ ! -e tests/purity.sh ] || try "tests/purity.sh" 120 tests/purity.sh build
     [ $plain = 0 ] || try "docs/reference/cli.md is what the program says" 10 \

@@ -20,7 +20,7 @@ until_true 20 test -S "$dir/qsd.sock" || fail "qemu-storage-daemon does not list
 
 fio --name=verify --ioengine=nbd --uri="nbd+unix:///vol?socket=$dir/qsd.sock" --rw=randwrite --bs=4k \
     --iodepth=16 --size=128M --time_based --runtime="$seconds" --verify=crc32c --verify_backlog=256 \
-    --verify_fatal=1 --do_verify=1 --randrepeat=0 --output-format=json --output="$dir/fio.json" \
+    --verify_fatal=1 --verify_state_save=0 --do_verify=1 --randrepeat=0 --output-format=json --output="$dir/fio.json" \
     >"$dir/fio.out" 2>&1 &
 fio_pid=$!
 pids+=("$fio_pid")

@@ -15,7 +15,7 @@ head -c 256M /dev/urandom >"$dir/data"
 qemu-img convert -n -f raw -O raw "$dir/data" "$(of 0 nbd)/kept"
 
 (cd "$dir" && exec fio --name=verify --ioengine=nbd --uri="$(of 0 nbd)/busy" --rw=randwrite --bs=4k --iodepth=8 \
-    --size=64M --time_based --runtime=25 --verify=crc32c --verify_backlog=256 --verify_fatal=1 \
+    --size=64M --time_based --runtime=25 --verify=crc32c --verify_backlog=256 --verify_fatal=1 --verify_state_save=0 \
     --output-format=json --output="$dir/fio.json") >"$dir/fio.out" 2>&1 &
 fio_pid=$!
 pids+=("$fio_pid")
