@@ -49,13 +49,14 @@ static void world_answer(struct http_request *req)
 static void world_handle(void *arg, struct http_request *req)
 {
     struct world *w = arg;
-    if (atomic_load(&w->holding)) {
+    bool hold = atomic_load(&w->holding);
+    if (hold) {
         check(w->held_count < HELD_MAX);
         w->held[w->held_count++] = req;
-    } else {
-        world_answer(req);
     }
-    sem_post(&w->arrived);
+    sem_post(&w->arrived); /* before the answer: who has that may count */
+    if (!hold)
+        world_answer(req);
 }
 
 /* On the loop: the last that came is answered first. */
