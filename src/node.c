@@ -207,10 +207,14 @@ static int idle_on_control(void *arg)
     return (n->admin == NULL || admin_idle(n->admin)) && n->disk == NULL;
 }
 
+/* Only a leader has a lead to hand over. */
 static int step_down_on_control(void *arg)
 {
     struct node *n = arg;
-    meta_step_down(n->meta);
+    struct raft_core_status raft;
+    meta_group(n->meta, &raft);
+    if (raft.leader == n->identity.node)
+        meta_step_down(n->meta);
     return 0;
 }
 
@@ -288,5 +292,7 @@ int node_main(struct cli *c, struct problem *p)
     node_free(n);
     if (nodedir_path(n->conf.dir, "pid", pid, sizeof(pid)))
         unlink(pid);
+    if (result == 0)
+        log_info("node", "stopped");
     return result;
 }
