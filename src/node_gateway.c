@@ -69,8 +69,12 @@ static int nbd_cannot_listen(struct node *n, int error, struct problem *p)
     loop_addr_format(&n->conf.nbd, addr, sizeof(addr));
     problem_set(p, PROBLEM_FAILED, error == -EADDRINUSE ? "port_in_use" : "listen_failed",
                 "cannot listen on %s for NBD clients", addr);
-    problem_why(p, "%s", error == -EADDRINUSE ? "another process listens there" : strerror(-error));
-    problem_action(p, "stop that process, or choose another address with --nbd ADDR");
+    problem_why(p, "%s",
+                error == -EADDRINUSE      ? "another process listens there"
+                : error == -EADDRNOTAVAIL ? "no network interface of this machine has that address"
+                                          : strerror(-error));
+    problem_action(p, "%schoose another address with --nbd ADDR",
+                   error == -EADDRINUSE ? "stop that process, or " : "");
     return -1;
 }
 
