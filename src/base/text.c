@@ -67,7 +67,7 @@ bool str_to_size(const char *s, uint64_t *out)
     if (end == NULL)
         return false;
     if (*end != '\0') {
-        const char *unit = strchr(size_units, *end);
+        const char *unit = strchr(size_units, *end >= 'a' && *end <= 'z' ? *end - 'a' + 'A' : *end);
         if (unit == NULL || end[1] != '\0')
             return false;
         shift = 10 * (unsigned)(unit - size_units + 1);

@@ -13,7 +13,8 @@ bool str_copy(char *dst, size_t dst_size, const char *src);
 /* The whole text must be one decimal number that fits. */
 bool str_to_u64(const char *s, uint64_t *out);
 
-/* Bytes, or K M G T P = powers of 1024 ("8G"); whole text; no overflow. DESIGN.md section 17. */
+/* Bytes, or K M G T P = powers of 1024 ("8G", "8g"); whole text; no overflow. DESIGN.md section 17.
+ */
 bool str_to_size(const char *s, uint64_t *out);
 
 /* "8.00 GiB", "512 B". */

@@ -35,13 +35,15 @@ static void numbers_are_whole_decimal_texts_that_fit(void **state)
 
 static void sizes_are_bytes_or_powers_of_1024(void **state)
 {
-    static const char *const bad[] = {
-        "", "K", "1k", "1KB", "1KiB", "1 G", "-1G", "16384P", "18446744073709551615K"};
+    static const char *const bad[] = {"",     "K",   "k",   "1kb",    "1KB",
+                                      "1KiB", "1 G", "-1G", "16384P", "18446744073709551615K"};
     uint64_t x;
 
     (void)state;
     assert_true(str_to_size("512", &x) && x == 512);
     assert_true(str_to_size("4K", &x) && x == 4096);
+    assert_true(str_to_size("4k", &x) && x == 4096);
+    assert_true(str_to_size("3p", &x) && x == 3ull << 50);
     assert_true(str_to_size("3M", &x) && x == 3ull << 20);
     assert_true(str_to_size("8G", &x) && x == 8ull << 30);
     assert_true(str_to_size("2T", &x) && x == 2ull << 40);
