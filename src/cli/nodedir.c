@@ -1,5 +1,6 @@
 #include "cli/nodedir.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
@@ -109,6 +110,45 @@ static int dir_make(const char *dir)
     return nodedir_path(dir, "..", parent, sizeof(parent)) ? dir_sync(parent) : 0;
 }
 
+/* What may lie in a directory that becomes a node's: the node file, and what an attempt that was
+ * cut off left. */
+static bool dir_name_is_ours(const char *name)
+{
+    static const char *const ours[] = {".",    "..",   "node.conf", "joining",      "joining.new",
+                                       "lock", "raft", "osd",       "identity.new", "lost+found"};
+    for (size_t i = 0; i < COUNT_OF(ours); i++)
+        if (strcmp(name, ours[i]) == 0)
+            return true;
+    return false;
+}
+
+static int dir_refuse_foreign(const char *dir, struct problem *p)
+{
+    DIR *d = opendir(dir);
+    if (d == NULL)
+        return dir_failed(p, "read", dir);
+    struct dirent *e;
+    while ((e = readdir(d)) != NULL && dir_name_is_ours(e->d_name))
+        ;
+    if (e != NULL) {
+        problem_set(p, PROBLEM_SAFETY, "not_a_node", "%.200s holds something else", dir);
+        problem_why(p, "there is \"%.100s\" in it, and a node has its directory for itself",
+                    e->d_name);
+        problem_action(p, "choose an empty or a new directory with --dir DIR");
+    }
+    closedir(d);
+    return e != NULL ? -1 : 0;
+}
+
+/* It holds the cluster's secret. */
+static int dir_make_private(const char *dir, struct problem *p)
+{
+    struct stat st;
+    if (stat(dir, &st) < 0 || ((st.st_mode & 0077) != 0 && chmod(dir, 0700) < 0))
+        return dir_failed(p, "make private", dir);
+    return 0;
+}
+
 int nodedir_create(const char *dir, struct problem *p)
 {
     char path[NODEDIR_PATH_MAX];
@@ -124,6 +164,8 @@ int nodedir_create(const char *dir, struct problem *p)
         problem_action(p, "start it: skerry node --dir %.200s; or choose another --dir", dir);
         return -1;
     }
+    if (dir_refuse_foreign(dir, p) < 0 || dir_make_private(dir, p) < 0)
+        return -1;
     static const char *const folders[] = {"osd", "raft"};
     for (size_t i = 0; i < COUNT_OF(folders); i++) {
         nodedir_path(dir, folders[i], path, sizeof(path));

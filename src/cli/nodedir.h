@@ -50,7 +50,8 @@ struct identity {
 
 /* All: 0, or -1 with the problem filled in. */
 
-/* Make it if it is missing. A directory that has an identity already is refused. */
+/* Make it if it is missing, for its owner only. A directory that has an identity already, or holds
+ * anything but what a node keeps in it, is refused. */
 int nodedir_create(const char *dir, struct problem *p);
 
 int nodedir_write_identity(const char *dir, const struct identity *id, struct problem *p);
