@@ -86,7 +86,7 @@ static int cli_set_option(struct cli *c, const struct cli_option *o, const char 
 struct cli_words {
     const char *words[CLI_ARGS_MAX + 3];
     int count;
-    bool help;
+    bool help, version;
 };
 
 /* Does this option take a value in some command? Then the next word is not one of ours. */
@@ -114,6 +114,8 @@ static int cli_collect_words(int argc, char **argv, struct cli_words *w, struct 
             const struct cli_option *o = cli_any_option(argv[i], len);
             if (strcmp(argv[i], "-h") == 0 || (o != NULL && strcmp(o->name, "--help") == 0))
                 w->help = true;
+            if (o != NULL && strcmp(o->name, "--version") == 0)
+                w->version = true;
             if (o != NULL && o->value != NULL && argv[i][len] == '\0')
                 i++;
         } else if (w->count < (int)(sizeof(w->words) / sizeof(w->words[0]))) {
@@ -174,11 +176,16 @@ static int cli_take_args(struct cli *c, const struct cli_words *w, int used, str
 
 static int cli_parse(struct cli *c, int argc, char **argv, bool *help, struct problem *p)
 {
+    static const char *const version[] = {"version"};
     struct cli_words w = {0};
     int used = 0;
     if (cli_collect_words(argc, argv, &w, p) < 0)
         return -1;
     *help = w.help;
+    if (w.version && !w.help) {
+        c->command = cli_find_command(version, COUNT_OF(version), &used);
+        return cli_collect_options(c, argc, argv, p);
+    }
     if (w.count == 0 && !w.help) {
         problem_set(p, PROBLEM_USAGE, "usage", "no command was given");
         problem_action(p, "skerry help shows them all; skerry demo is a good start");
@@ -217,7 +224,7 @@ int cli_parse_size(const char *text, const char *what, uint64_t *out, struct pro
                 is_size ? "%s: \"%.100s\" is more than anything can hold"
                         : "%s: \"%.100s\" is not a size",
                 what, text);
-    problem_action(p, "say bytes, or a number with K, M, G, T or P: 10G");
+    problem_action(p, "say bytes, or a number with K, M, G, T or P (powers of 1024): 10G");
     return -1;
 }
 
@@ -251,12 +258,37 @@ int cli_admin_default(char *dst, size_t dst_size, struct problem *p)
     return 0;
 }
 
+/* Of the node in a directory, and of no other: what is meant for it must not reach whichever node
+ * happens to answer elsewhere. */
+static int cli_admin_of_dir(const char *dir, char *dst, size_t dst_size, struct problem *p)
+{
+    struct identity id;
+    if (nodedir_read_identity(dir, &id, p) < 0)
+        return -1;
+    bool runs = nodedir_running(dir) > 0;
+    if (runs && nodedir_admin_path(dir, dst, dst_size) == 0)
+        return 0;
+    problem_set(p, PROBLEM_UNREACHABLE, runs ? "starting" : "not_running",
+                runs ? "the node in %.200s is starting" : "the node in %.200s does not run", dir);
+    problem_why(p, "%s",
+                runs ? "it has not written down its admin socket yet"
+                     : "no process holds its lock, and --dir asks no other node");
+    if (runs)
+        problem_action(p, "try again in a moment");
+    else
+        problem_action(p, "start it (skerry node --dir %.200s), or ask another: leave --dir out",
+                       dir);
+    return -1;
+}
+
 int cli_admin_path(const struct cli *c, char *dst, size_t dst_size, struct problem *p)
 {
-    const char *path = c->admin != NULL ? c->admin : getenv("SKERRY_ADMIN");
+    const char *path = c->admin != NULL || c->dir != NULL ? c->admin : getenv("SKERRY_ADMIN");
     if (path != NULL && path[0] != '\0')
         snprintf(dst, dst_size, "%s", path);
-    else if (c->dir == NULL || nodedir_admin_path(c->dir, dst, dst_size) < 0)
+    else if (c->dir != NULL)
+        return cli_admin_of_dir(c->dir, dst, dst_size, p);
+    else
         return cli_admin_default(dst, dst_size, p);
     return 0;
 }
@@ -294,19 +326,34 @@ static void cli_print_problem(const struct cli *c, const struct problem *p)
 }
 
 /* Also what is wrong with the words themselves is told in the form asked for. */
-static bool cli_wants_json(int argc, char **argv)
+static const char *cli_form(int argc, char **argv, bool *of_environment)
 {
     const char *form = getenv("SKERRY_OUTPUT");
-    for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], "-o") == 0 && i + 1 < argc)
+    *of_environment = true;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "-o") == 0 && i + 1 < argc) {
             form = argv[i + 1];
-    return form != NULL && strcmp(form, "json") == 0;
+            *of_environment = false;
+        }
+    }
+    return form != NULL ? form : "";
+}
+
+static int cli_check_form(const char *form, bool of_environment, struct problem *p)
+{
+    if (!of_environment || form[0] == '\0' || strcmp(form, "json") == 0 ||
+        strcmp(form, "table") == 0)
+        return 0;
+    problem_set(p, PROBLEM_USAGE, "usage", "SKERRY_OUTPUT is table or json, not \"%.100s\"", form);
+    problem_action(p, "set it to one of these, or unset it");
+    return -1;
 }
 
 /* Names and paths travel in JSON, which is UTF-8. */
 static int cli_check_text(int argc, char **argv, struct problem *p)
 {
-    const char *texts[] = {getenv("SKERRY_ADMIN"), getenv("XDG_RUNTIME_DIR")};
+    const char *texts[] = {getenv("SKERRY_ADMIN"), getenv("SKERRY_OUTPUT"),
+                           getenv("XDG_RUNTIME_DIR")};
     bool ok = true;
     for (int i = 1; i < argc + (int)COUNT_OF(texts); i++) {
         const char *text = i < argc ? argv[i] : texts[i - argc];
@@ -316,16 +363,20 @@ static int cli_check_text(int argc, char **argv, struct problem *p)
     }
     return ok ? 0
               : problem_set(p, PROBLEM_USAGE, "usage",
-                            "an argument, SKERRY_ADMIN or XDG_RUNTIME_DIR is not valid UTF-8");
+                            "an argument, SKERRY_ADMIN, SKERRY_OUTPUT or XDG_RUNTIME_DIR is not "
+                            "valid UTF-8");
 }
 
 int cli_main(int argc, char **argv, const struct cli_hooks *hooks)
 {
-    struct cli c = {.hooks = hooks, .json = cli_wants_json(argc, argv)};
+    bool help = false, of_environment;
+    const char *form = cli_form(argc, argv, &of_environment);
+    struct cli c = {.hooks = hooks, .json = strcmp(form, "json") == 0};
     struct problem p = {0};
-    bool help = false;
 
     int result = cli_check_text(argc, argv, &p);
+    if (result == 0)
+        result = cli_check_form(form, of_environment, &p);
     if (result == 0)
         result = cli_parse(&c, argc, argv, &help, &p);
     if (result == 0 && help) {

@@ -71,8 +71,8 @@ int cli_parse_count(const char *text, const char *what, uint64_t min, uint64_t m
 /* The node directory: --dir, else /var/lib/skerry. */
 const char *cli_dir(const struct cli *c);
 
-/* Path of the admin socket to use: --admin, SKERRY_ADMIN, the one the node in --dir wrote down, or
- * the default. -1 with a problem when there is no default for this user. */
+/* Path of the admin socket to use: --admin; the one of the node in --dir, which must run;
+ * SKERRY_ADMIN; or the default, if there is one for this user. -1 with the problem. */
 int cli_admin_path(const struct cli *c, char *dst, size_t dst_size, struct problem *p);
 int cli_admin_default(char *dst, size_t dst_size, struct problem *p);
 

@@ -1,10 +1,13 @@
 #include "cli/cli.h"
 
 const struct cli_option cli_globals[] = {
-    {"--admin", "PATH", "the node's admin socket (else SKERRY_ADMIN, else the default path)"},
-    {"--dir", "DIR", "the node directory (default /var/lib/skerry)"},
+    {"--admin", "PATH",
+     "the admin socket of the node to ask (else --dir's, else SKERRY_ADMIN, else the default)"},
+    {"--dir", "DIR",
+     "the node directory (default /var/lib/skerry); what asks a node asks the one in DIR"},
     {"-o", "table|json", "how to print: for people, or the API's JSON (else SKERRY_OUTPUT)"},
     {"--help", NULL, "what the command does and takes"},
+    {"--version", NULL, "the version, whatever the command"},
     {NULL, NULL, NULL},
 };
 

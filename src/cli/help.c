@@ -17,6 +17,12 @@ static void help_option(const struct cli_option *o)
     printf("  %-24s %s\n", left, o->help);
 }
 
+/* A summary that is a question has its mark. */
+static const char *help_stop(const struct cli_command *cmd)
+{
+    return cmd->summary[strlen(cmd->summary) - 1] == '?' ? "" : ".";
+}
+
 void cli_help_all(void)
 {
     printf("usage: skerry [--admin PATH] [-o table|json] COMMAND ...\n\n");
@@ -35,7 +41,7 @@ static void help_one(const struct cli_command *cmd)
 {
     char name[80];
     help_name(cmd, name, sizeof(name));
-    printf("usage: skerry %s\n\n%s.\n", name, cmd->summary);
+    printf("usage: skerry %s\n\n%s%s\n", name, cmd->summary, help_stop(cmd));
     if (cmd->text != NULL)
         printf("%s\n", cmd->text);
     if (cmd->options != NULL)
@@ -82,7 +88,8 @@ void cli_help_reference(void)
            "Made by `skerry help --reference` from the table the program parses by.\n\n"
            "Options may stand anywhere; those of every command:\n");
     reference_options(cli_globals);
-    printf("\nSizes are bytes, or a number with K, M, G, T or P (powers of 1024).\n\n"
+    printf("\nSizes are bytes, or a number with K, M, G, T or P (powers of 1024; small letters "
+           "too).\n\n"
            "| exit code | |\n|---|---|\n"
            "| 0 | done |\n| 1 | failed |\n| 2 | the command line is wrong |\n| 3 | not found |\n"
            "| 4 | exists already |\n| 5 | not permitted (a wrong token, another user's socket) |\n"
@@ -94,7 +101,7 @@ void cli_help_reference(void)
     for (const struct cli_command *cmd = cli_commands; cmd->noun != NULL; cmd++) {
         char name[80];
         help_name(cmd, name, sizeof(name));
-        printf("\n## skerry %s\n\n%s.\n", name, cmd->summary);
+        printf("\n## skerry %s\n\n%s%s\n", name, cmd->summary, help_stop(cmd));
         if (cmd->text != NULL)
             printf("\n%s\n", cmd->text);
         reference_options(cmd->options);

@@ -28,6 +28,13 @@ grep -q 'skerry node --dir' "$dir/init.out" || fail "init does not name the next
 token=$(sed -n 's/.*skerry join \(skerry1[^ ]*\).*/\1/p' "$dir/init.out")
 [ "$token" = "$("$skerry" token show --dir "$dir/n1")" ] || fail "token show shows another token"
 refused 4 'is a node already' "$skerry" init --dir "$dir/n1"
+mkdir -m 755 "$dir/there"
+"$skerry" init --dir "$dir/there" --name there --listen "127.0.0.1:$(free_port)" >/dev/null
+[ "$(stat -c %a "$dir/there")" = 700 ] || fail "a node directory that was there before is open to others"
+mkdir "$dir/home"
+echo precious >"$dir/home/file"
+refused 6 'holds something else' "$skerry" init --dir "$dir/home" --name home
+[ ! -e "$dir/home/raft" ] || fail "a refused init left things behind"
 
 start 1 --nbd "127.0.0.1:$(free_port)"
 until_true 20 answers 1 || fail "node one has no leader"
@@ -75,9 +82,28 @@ for k in 1 2 3; do
     qemu-img compare -q -f raw -F raw "$dir/data" "nbd://$(nbd $k)/a/b-1" || fail "node $k reads other data"
 done
 
-# All at once, and all again.
-for k in 1 2 3; do kill -TERM "${node[k]}"; done
-for k in 1 2 3; do wait "${node[k]}" || fail "node $k ended with $?"; done
+# --dir asks the node of that directory, before SKERRY_ADMIN, after --admin, and never another one.
+asked() { "$skerry" "$@" -o json status | jq -r .node; }
+[ "$(asked --dir "$dir/n2")" = two ] || fail "--dir asks another node"
+[ "$(SKERRY_ADMIN=$dir/n1.sock asked --dir "$dir/n2")" = two ] || fail "SKERRY_ADMIN goes before --dir"
+[ "$(SKERRY_ADMIN=$dir/n1.sock asked --dir "$dir/n2" --admin "$dir/n3.sock")" = three ] || fail "--dir goes before --admin"
+[ "$(SKERRY_ADMIN=$dir/n1.sock asked)" = one ] || fail "SKERRY_ADMIN is not heard"
+refused 3 'holds no node' "$skerry" --dir "$dir" status
+
+# All at once, and all again. What an orderly stop says is no error, and says last that it is done.
+errors() { grep -c 'level=error' "$dir/n$1.log" || true; }
+for k in 1 2 3; do errors[k]=$(errors $k); done
+kill -TERM "${node[3]}"
+wait "${node[3]}" || fail "node 3 ended with $?"
+SKERRY_ADMIN=$dir/n1.sock refused 7 'does not run' "$skerry" --dir "$dir/n3" status
+SKERRY_ADMIN=$dir/n1.sock refused 7 'does not run' "$skerry" --dir "$dir/n3" disk add "$dir/d9" --size 256M
+[ ! -e "$dir/d9" ] || fail "a disk for a node that does not run was made elsewhere"
+for k in 1 2; do kill -TERM "${node[k]}"; done
+for k in 1 2; do wait "${node[k]}" || fail "node $k ended with $?"; done
+for k in 1 2 3; do
+    [ "$(errors $k)" = "${errors[k]}" ] || fail "node $k logged errors while it stopped in order"
+    tail -n 1 "$dir/n$k.log" | grep -q 'msg="\?stopped' || fail "the last word of node $k is not that it stopped"
+done
 for k in 1 2 3; do start $k; done
 for k in 1 2 3; do until_true 60 whole $k || { cli $k status; fail "after a full stop, node $k does not see all whole"; }; done
 qemu-img compare -q -f raw -F raw "$dir/data" "nbd://$(nbd 2)/a/b-1" || fail "other data after a full stop"
