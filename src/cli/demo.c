@@ -383,8 +383,18 @@ static int demo_lock(const struct demo *d, struct problem *p)
     return 0;
 }
 
+/* The disks of a demo that comes back are as large as they were made. */
+static void demo_old_size(struct demo *d)
+{
+    struct stat st;
+    if (stat(d->nodes[0].disk, &st) == 0 && S_ISREG(st.st_mode))
+        d->size = (uint64_t)st.st_size;
+}
+
 static int demo_start(struct demo *d, struct problem *p)
 {
+    if (d->again)
+        demo_old_size(d);
     if (!d->again && demo_start_new(d, p) < 0)
         return -1;
     for (int i = 0; d->again && i < d->count; i++)
@@ -466,22 +476,37 @@ static int demo_write_json(const struct demo *d, struct problem *p)
     return result;
 }
 
-static void demo_print(const struct demo *d, double seconds)
+/* In MiB: an image that fits on every disk with room to spare. */
+static unsigned demo_image_mib(const struct demo *d)
 {
-    const struct demo_node *a = &d->nodes[0], *b = &d->nodes[d->count > 1 ? 1 : 0];
-    printf("%d nodes with a sparse disk of %.0f GiB each, in %s: up in %.1f s\n\n", d->count,
-           (double)d->size / (double)(1ull << 30), d->dir, seconds);
-    for (int i = 0; i < d->count; i++)
-        printf("  %s  process %-8d nbd://%-16s  --admin %s\n", d->nodes[i].name,
-               (int)d->nodes[i].pid, d->nodes[i].nbd, d->nodes[i].admin);
+    uint64_t quarter = d->size >> 22;
+    return quarter >= 1024 ? 1024 : quarter > 0 ? (unsigned)quarter : 1;
+}
+
+static void demo_print_tries(const struct demo *d, const struct demo_node *a)
+{
+    unsigned mib = demo_image_mib(d);
     printf("\nTry:\n");
     printf("  export SKERRY_ADMIN=%s\n", a->admin);
     printf("  %s status\n", d->exe);
-    printf("  %s image create vol1 1G\n", d->exe);
+    printf("  %s image create vol1 %u%s\n", d->exe, mib == 1024 ? 1 : mib, mib == 1024 ? "G" : "M");
     printf("  qemu-img info nbd://%s/vol1\n", a->nbd);
     printf("  fio --name=t --ioengine=nbd --uri=nbd://%s/vol1 --rw=randwrite --bs=4k --iodepth=16 "
-           "--size=256m\n",
-           a->nbd);
+           "--size=%um --verify=crc32c --verify_backlog=256\n",
+           a->nbd, mib < 256 ? mib : 256);
+}
+
+static void demo_print(const struct demo *d, double seconds)
+{
+    const struct demo_node *a = &d->nodes[0], *b = &d->nodes[d->count > 1 ? 1 : 0];
+    char size[32];
+    size_to_str(d->size, size, sizeof(size));
+    printf("%d nodes with a sparse disk of %s each, in %s: up in %.1f s\n\n", d->count, size,
+           d->dir, seconds);
+    for (int i = 0; i < d->count; i++)
+        printf("  %s  process %-8d nbd://%-16s  --admin %s\n", d->nodes[i].name,
+               (int)d->nodes[i].pid, d->nodes[i].nbd, d->nodes[i].admin);
+    demo_print_tries(d, a);
     printf("Break it, and read on from another node:\n");
     printf("  kill -9 %d\n", (int)b->pid);
     printf("  ");
