@@ -4,9 +4,11 @@
  *
  *   look at it -> reserve it -> OSD_ADD gives a number -> format -> link osd/ID -> serve
  *
- * Cut off anywhere before the link, the disk is just not there, and the number stays unused;
- * after it, the next start of the node goes on. A disk of this cluster is taken back under its
- * own number.
+ * Numbers are never given twice, so whatever can be seen to be wrong is looked at before OSD_ADD.
+ * Cut off anywhere between that and the link, the disk is just not there; the same path is then
+ * added under the same id, to which the cluster gives the same number, until the node ends. After
+ * the link, the next start of the node goes on. A disk of this cluster is taken back under its own
+ * number.
  */
 
 #include "node_impl.h"
@@ -25,6 +27,7 @@
 #include "store/store.h"
 
 enum { DISK_OBJECT_SIZE = 128 << 10, DISK_SIZE_MIN = 64 << 20, DISK_LOOK_AT = 64 << 10 };
+#define DISK_SIZE_MAX (1ull << 44) /* the store counts blocks of 4 KiB in 32 bits */
 
 struct disk_job {
     struct node *node;
@@ -44,6 +47,17 @@ static int disk_failed(struct disk_job *j, const char *code, const char *what, i
     problem_set(p, error == -EACCES || error == -EPERM ? PROBLEM_NOT_PERMITTED : PROBLEM_FAILED,
                 code, "cannot %s %.200s", what, j->path);
     problem_why(p, "%s", strerror(-error));
+    if (error == -EACCES || error == -EPERM)
+        problem_action(p, "the node runs as uid %d: give that user the right, or run it as another",
+                       (int)geteuid());
+    else if (error == -EBUSY)
+        problem_action(p, "unmount it or stop what uses it, or choose another");
+    else if (error == -EROFS)
+        problem_action(p, "it is write-protected: choose another");
+    else if (error == -EIO || error == -ENXIO)
+        problem_action(p, "the device itself gives errors (dmesg says more): choose another");
+    else
+        problem_action(p, "see that the path is right and its folder is there, or choose another");
     return -1;
 }
 
@@ -94,6 +108,55 @@ static int disk_refuse_foreign(struct disk_job *j)
     return -1;
 }
 
+struct disk_known {
+    struct node *node;
+    uint32_t osd;
+    const uint8_t *uuid;
+    bool failed;
+};
+
+/* -ENOENT: the cluster gave no disk of that id this number. */
+static int disk_known_on_control(void *arg)
+{
+    struct disk_known *k = arg;
+    const struct map *m = meta_map(k->node->meta);
+    const struct map_osd *o = m != NULL ? map_osd(m, k->osd) : NULL;
+    if (o == NULL || memcmp(o->uuid, k->uuid, sizeof(o->uuid)) != 0)
+        return -ENOENT;
+    k->failed = o->failed;
+    return 0;
+}
+
+/* A disk of this cluster comes back as what it was; --yes makes a new one of what cannot. */
+static int disk_probe_ours(struct disk_job *j, const struct store_format *format)
+{
+    struct problem *p = &j->d->problem;
+    struct disk_known k = {.node = j->node, .osd = format->osd, .uuid = format->uuid};
+    if (node_osd_route(j->node, format->osd) != NULL) {
+        problem_set(p, PROBLEM_EXISTS, "disk_in_use_here", "%.200s is osd.%u of this node already",
+                    j->path, format->osd);
+        problem_action(p, "nothing: skerry osd list shows it");
+        return -1;
+    }
+    int result = node_thread_call(&j->node->control, disk_known_on_control, &k);
+    if (result == 0 && !k.failed) {
+        j->adopt = true;
+        j->osd = format->osd;
+        j->size = format->size;
+        memcpy(j->uuid, format->uuid, sizeof(j->uuid));
+        return 0;
+    }
+    if (j->d->force)
+        return 0;
+    problem_set(p, PROBLEM_SAFETY, result == 0 ? "disk_failed_before" : "disk_unknown",
+                "%.200s cannot come back as osd.%u", j->path, format->osd);
+    problem_why(p, "%s",
+                result == 0 ? "that device gave an error on a write, and is not trusted again"
+                            : "this cluster knows no such disk");
+    problem_action(p, "choose another, or say --yes to make it a new, empty disk");
+    return -1;
+}
+
 static int disk_probe(struct disk_job *j)
 {
     struct store_format format;
@@ -104,18 +167,8 @@ static int disk_probe(struct disk_job *j)
         problem_action(&j->d->problem, "update this node, or say --yes if that data may go");
         return -1;
     }
-    if (result == 0 && memcmp(format.cluster, j->node->identity.cluster, 16) == 0) {
-        if (node_osd_route(j->node, format.osd) != NULL) {
-            problem_set(&j->d->problem, PROBLEM_EXISTS, "disk_in_use_here",
-                        "%.200s is osd.%u of this node already", j->path, format.osd);
-            return -1;
-        }
-        j->adopt = true;
-        j->osd = format.osd;
-        j->size = format.size;
-        memcpy(j->uuid, format.uuid, sizeof(j->uuid));
-        return 0;
-    }
+    if (result == 0 && memcmp(format.cluster, j->node->identity.cluster, 16) == 0)
+        return disk_probe_ours(j, &format);
     if (result == 0)
         return j->d->force ? 0 : disk_refuse_foreign(j);
     return disk_refuse_used(j);
@@ -141,7 +194,21 @@ static int disk_refuse_locked(struct disk_job *j)
 static int disk_no_size(struct disk_job *j)
 {
     problem_set(&j->d->problem, PROBLEM_USAGE, "size_missing", "%.200s does not exist", j->path);
+    problem_why(&j->d->problem, "there is no device or file of that name on this node");
     problem_action(&j->d->problem, "say --size SIZE to make a file of that size");
+    return -1;
+}
+
+static int disk_no_disk(struct disk_job *j, const struct stat *st)
+{
+    struct problem *p = &j->d->problem;
+    problem_set(p, PROBLEM_USAGE, "not_a_disk", "%.200s is neither a file nor a block device",
+                j->path);
+    problem_why(p, "it is a %s",
+                S_ISDIR(st->st_mode)   ? "directory"
+                : S_ISCHR(st->st_mode) ? "character device"
+                                       : "pipe or socket");
+    problem_action(p, "name a whole device (/dev/...), or a new file with --size SIZE");
     return -1;
 }
 
@@ -155,8 +222,7 @@ static int disk_look(struct disk_job *j)
         return j->size == 0 ? disk_no_size(j) : 0;
     }
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-        return problem_set(&j->d->problem, PROBLEM_USAGE, "not_a_disk",
-                           "%.200s is neither a file nor a block device", j->path);
+        return disk_no_disk(j, &st);
 
     char *real = realpath(j->path, NULL);
     if (real != NULL && strlen(real) < sizeof(j->path))
@@ -202,9 +268,14 @@ static int disk_reserve(struct disk_job *j)
     struct loop_file *f;
     char least[32];
     size_to_str(DISK_SIZE_MIN, least, sizeof(least));
-    if (j->size < DISK_SIZE_MIN)
-        return problem_set(&j->d->problem, PROBLEM_USAGE, "invalid_size",
-                           "a disk must have at least %s", least);
+    if (j->size < DISK_SIZE_MIN || j->size >= DISK_SIZE_MAX) {
+        problem_set(&j->d->problem, PROBLEM_USAGE, "invalid_size",
+                    j->size < DISK_SIZE_MIN ? "a disk must have at least %s"
+                                            : "a disk must have less than 16 TiB",
+                    least);
+        problem_action(&j->d->problem, "say another --size SIZE, or choose another disk");
+        return -1;
+    }
     if (stat(j->path, &st) == 0 && S_ISBLK(st.st_mode))
         return 0;
 
@@ -242,12 +313,7 @@ static int disk_number(struct disk_job *j)
         problem_action(&j->d->problem, "see that a majority of the voters runs, and try again");
         return -1;
     }
-    if (j->adopt && result.id != j->osd) {
-        problem_set(&j->d->problem, PROBLEM_SAFETY, "disk_unknown",
-                    "%.200s says it is osd.%u, which this cluster does not know", j->path, j->osd);
-        problem_action(&j->d->problem, "say --yes to make it a new, empty disk");
-        return -1;
-    }
+    check(!j->adopt || result.id == j->osd); /* found by its id before */
     j->osd = (uint32_t)result.id;
     return 0;
 }
@@ -297,19 +363,33 @@ static int disk_serve(struct disk_job *j)
     return 0;
 }
 
+/* The id of a new disk: of the attempt before, if that got as far as asking for a number. */
+static int disk_make_uuid(struct disk_job *j)
+{
+    struct node *n = j->node;
+    if (strcmp(n->disk_again_path, j->path) == 0) {
+        memcpy(j->uuid, n->disk_again_uuid, sizeof(j->uuid));
+        return 0;
+    }
+    if (getrandom(j->uuid, sizeof(j->uuid), 0) != (ssize_t)sizeof(j->uuid))
+        return disk_failed(j, "no_randomness", "number", -errno);
+    memcpy(n->disk_again_uuid, j->uuid, sizeof(j->uuid));
+    str_copy(n->disk_again_path, sizeof(n->disk_again_path), j->path);
+    return 0;
+}
+
 static int disk_add(struct disk_job *j)
 {
+    if (j->node->osds_count == NODE_OSDS_MAX)
+        return node_osd_too_many(&j->d->problem);
     if (disk_look(j) < 0)
         return -1;
-    if (!j->adopt) {
-        if (getrandom(j->uuid, sizeof(j->uuid), 0) != (ssize_t)sizeof(j->uuid))
-            return disk_failed(j, "no_randomness", "number", -errno);
-        if (disk_reserve(j) < 0)
-            return -1;
-    }
+    if (!j->adopt && (disk_reserve(j) < 0 || disk_make_uuid(j) < 0))
+        return -1;
     if (disk_number(j) < 0 || (!j->adopt && disk_format(j) < 0) || disk_link(j) < 0)
         return -1;
     j->made = false; /* from here on the next start of the node would go on with it */
+    j->node->disk_again_path[0] = '\0';
     return disk_serve(j);
 }
 

@@ -93,6 +93,8 @@ struct node {
 
     /* The worker. */
     struct admin_disk *disk;
+    char disk_again_path[HTTP_PATH_MAX]; /* the last that was to be numbered, until it was linked */
+    uint8_t disk_again_uuid[16];
     pthread_t worker;
     bool worker_started; /* and not joined */
     struct loop_msg msg_worker_done;
@@ -104,6 +106,8 @@ struct node {
  * the process. It opens in the background. */
 int node_osd_start(struct node *n, uint32_t id, const char *path, struct node_osd **out,
                    struct problem *p);
+
+int node_osd_too_many(struct problem *p);
 
 /* Every disk that the node directory names. One that cannot be served is logged. */
 int node_osds_start_all(struct node *n, struct problem *p);

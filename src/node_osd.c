@@ -178,13 +178,20 @@ static int osd_enter_on_control(void *arg)
     return 0;
 }
 
+int node_osd_too_many(struct problem *p)
+{
+    problem_set(p, PROBLEM_FAILED, "too_many_disks", "a node serves at most %d disks",
+                NODE_OSDS_MAX);
+    problem_action(p, "add the disk to another node");
+    return -1;
+}
+
 int node_osd_start(struct node *n, uint32_t id, const char *path, struct node_osd **out,
                    struct problem *p)
 {
     char name[16];
     if (n->osds_count == NODE_OSDS_MAX)
-        return problem_set(p, PROBLEM_FAILED, "too_many_disks", "a node serves at most %d disks",
-                           NODE_OSDS_MAX);
+        return node_osd_too_many(p);
     struct node_osd *o = mem_zalloc(sizeof(*o));
     o->node = n;
     o->id = id;
