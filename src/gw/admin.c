@@ -8,9 +8,16 @@
 #include "base/log.h"
 #include "base/pool.h"
 #include "base/text.h"
+#include "gw/admin_body.h"
 #include "gw/admin_json.h"
 
-enum { ADMIN_COMMAND_MS = 10000, ADMIN_MAP_MS = 3000, ADMIN_LOOK_MS = 2000 };
+enum {
+    ADMIN_COMMAND_MS = 10000,
+    ADMIN_MAP_MS = 3000,
+    ADMIN_LOOK_MS = 2000,
+    ADMIN_SECTOR = 512,
+    ADMIN_METHODS_MAX = 64,
+};
 
 /*
  * A request under way.
@@ -90,7 +97,10 @@ static void admin_answer(struct admin_op *op, unsigned status, json_t *body)
 
 static void admin_answer_problem(struct admin_op *op, const struct problem *p)
 {
-    admin_answer(op, problem_http_status(p->kind), json_pack("{s:o}", "error", problem_to_json(p)));
+    unsigned status = problem_http_status(p->kind);
+    if (strcmp(p->code, "method_not_allowed") == 0)
+        status = 405; /* of its kind, but HTTP has a word for it */
+    admin_answer(op, status, json_pack("{s:o}", "error", problem_to_json(p)));
 }
 
 static void admin_answer_not_found(struct admin_op *op, const char *noun, const char *action)
@@ -158,12 +168,15 @@ static void admin_command_refused(struct admin_op *op)
         problem_set(&p, kind, "timed_out", "no answer within %d s", ADMIN_COMMAND_MS / 1000);
         problem_why(&p, "whether the change was made is not known");
         problem_action(&p, "look whether it was made, and try again");
+    } else if (kind == PROBLEM_EXISTS) {
+        problem_set(&p, kind, "exists", "%s", r->message);
+        problem_why(&p, "a name is given once in the whole cluster");
+        problem_action(&p, "choose another name, or use what is there: skerry image list");
     } else {
         problem_set(&p, kind,
-                    kind == PROBLEM_EXISTS      ? "exists"
-                    : kind == PROBLEM_NOT_FOUND ? "not_found"
-                    : kind == PROBLEM_USAGE     ? "invalid"
-                                                : "refused",
+                    kind == PROBLEM_NOT_FOUND ? "not_found"
+                    : kind == PROBLEM_USAGE   ? "invalid"
+                                              : "refused",
                     "%s", r->message[0] != '\0' ? r->message : strerror(-r->code));
     }
     admin_answer_problem(op, &p);
@@ -327,33 +340,52 @@ static json_t *admin_body(struct admin_op *op, struct problem *p)
                                                       JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(body)) {
         problem_set(p, PROBLEM_USAGE, "invalid_body", "the request's body is no JSON object");
+        if (body == NULL)
+            problem_why(p, "%s", op->req->body == NULL ? "there is none" : error.text);
+        problem_action(p, "docs/reference/api.md shows what to send");
         json_decref(body);
         return NULL;
     }
     return body;
 }
 
+static bool admin_image_size(json_int_t size, struct problem *p)
+{
+    if (size > 0 && size % ADMIN_SECTOR == 0)
+        return true;
+    problem_set(p, PROBLEM_USAGE, "invalid_size",
+                "an image's size must be a multiple of %d bytes above 0", ADMIN_SECTOR);
+    problem_why(p, "its clients count in blocks of that size, and cannot have %lld",
+                (long long)size);
+    if (size > 0 && size < INT64_MAX - ADMIN_SECTOR)
+        problem_action(p, "say %lld", (long long)(size / ADMIN_SECTOR + 1) * ADMIN_SECTOR);
+    else
+        problem_action(p, "say a size like 10G");
+    return false;
+}
+
 static bool admin_image_parse(struct admin_op *op, json_t *body, struct problem *p)
 {
-    const char *name = NULL, *pool_name = "default";
-    json_int_t size = 0;
-    json_error_t error;
+    static const struct admin_key keys[] = {{"name", JSON_STRING, true},
+                                            {"size_bytes", JSON_INTEGER, true},
+                                            {"pool", JSON_STRING, false}};
     struct meta_command *c = &op->u.call.command;
 
-    if (json_unpack_ex(body, &error, JSON_STRICT, "{s:s, s:I, s?:s}", "name", &name, "size_bytes",
-                       &size, "pool", &pool_name) < 0) {
-        problem_set(p, PROBLEM_USAGE, "invalid_body", "%s", error.text);
+    if (!admin_body_fits(body, keys, COUNT_OF(keys), p))
         return false;
-    }
+    const char *name = json_string_value(json_object_get(body, "name"));
+    const char *pool_name = json_string_value(json_object_get(body, "pool"));
+    json_int_t size = json_integer_value(json_object_get(body, "size_bytes"));
+    if (pool_name == NULL)
+        pool_name = "default";
     if (!name_is_valid(name) || !str_copy(op->image, sizeof(op->image), name)) {
         problem_set(p, PROBLEM_USAGE, "invalid_name", "\"%.150s\" is not a name", name);
         problem_why(p, "a name is a letter or digit, then up to 127 of A-Z a-z 0-9 . _ / -");
+        problem_action(p, "choose such a name");
         return false;
     }
-    if (size <= 0) {
-        problem_set(p, PROBLEM_USAGE, "invalid_size", "an image must have at least one byte");
+    if (!admin_image_size(size, p))
         return false;
-    }
     const struct map_pool *pool = admin_find_pool(op->admin->map, pool_name);
     if (pool == NULL && strcmp(pool_name, "default") != 0) {
         problem_set(p, PROBLEM_NOT_FOUND, "pool_not_found", "there is no pool \"%.100s\"",
@@ -420,15 +452,14 @@ static void admin_on_disk(struct admin_disk *d)
 
 static bool admin_disk_parse(struct admin_op *op, json_t *body, struct problem *p)
 {
-    const char *path = NULL;
-    json_int_t size = 0;
-    int sparse = 0, force = 0;
-    json_error_t error;
-    if (json_unpack_ex(body, &error, JSON_STRICT, "{s:s, s?:I, s?:b, s?:b}", "path", &path,
-                       "size_bytes", &size, "sparse", &sparse, "force", &force) < 0) {
-        problem_set(p, PROBLEM_USAGE, "invalid_body", "%s", error.text);
+    static const struct admin_key keys[] = {{"path", JSON_STRING, true},
+                                            {"size_bytes", JSON_INTEGER, false},
+                                            {"sparse", JSON_TRUE, false},
+                                            {"force", JSON_TRUE, false}};
+    if (!admin_body_fits(body, keys, COUNT_OF(keys), p))
         return false;
-    }
+    const char *path = json_string_value(json_object_get(body, "path"));
+    json_int_t size = json_integer_value(json_object_get(body, "size_bytes"));
     struct admin_disk *d = &op->u.disk;
     if (path[0] != '/' || !str_copy(d->path, sizeof(d->path), path) || size < 0) {
         problem_set(p, PROBLEM_USAGE, "invalid_path",
@@ -436,8 +467,8 @@ static bool admin_disk_parse(struct admin_op *op, json_t *body, struct problem *
         return false;
     }
     d->size = (uint64_t)size;
-    d->sparse = sparse != 0;
-    d->force = force != 0;
+    d->sparse = json_is_true(json_object_get(body, "sparse"));
+    d->force = json_is_true(json_object_get(body, "force"));
     return true;
 }
 
@@ -507,8 +538,8 @@ static bool admin_decode(const char *text, char *dst, size_t dst_size)
     return len > 0;
 }
 
-/* PROBLEM_NONE, or why nothing serves this request. */
-static enum problem_kind admin_find_route(struct admin_op *op)
+/* PROBLEM_NONE, or why nothing serves this request; PROBLEM_USAGE: its path takes `methods`. */
+static enum problem_kind admin_find_route(struct admin_op *op, char methods[ADMIN_METHODS_MAX])
 {
     static const char prefix[] = "/api/v1/";
     if (strncmp(op->req->path, prefix, sizeof(prefix) - 1) != 0)
@@ -521,12 +552,15 @@ static enum problem_kind admin_find_route(struct admin_op *op)
         return PROBLEM_NOT_FOUND;
 
     enum problem_kind kind = PROBLEM_NOT_FOUND;
+    size_t len = 0;
     for (size_t i = 0; i < COUNT_OF(admin_routes); i++) {
         const struct admin_route *r = &admin_routes[i];
         if (strlen(r->noun) != noun_len || memcmp(r->noun, noun, noun_len) != 0 ||
             r->has_name != has_name)
             continue;
         kind = PROBLEM_USAGE;
+        len += (size_t)snprintf(methods + len, ADMIN_METHODS_MAX - len, "%s%s", len > 0 ? ", " : "",
+                                r->method);
         if (strcmp(r->method, op->req->method) == 0) {
             op->route = r;
             return PROBLEM_NONE;
@@ -548,10 +582,14 @@ static bool admin_is_alone(struct admin_op *op)
 static void admin_start(struct admin_op *op)
 {
     struct problem p;
-    enum problem_kind kind = admin_find_route(op);
+    char methods[ADMIN_METHODS_MAX] = "";
+    enum problem_kind kind = admin_find_route(op, methods);
     if (kind != PROBLEM_NONE) {
         problem_set(&p, kind, kind == PROBLEM_USAGE ? "method_not_allowed" : "no_such_route",
                     "nothing serves %s %.300s", op->req->method, op->req->path);
+        problem_why(&p, kind == PROBLEM_USAGE ? "that path takes %s" : "there is no such path%s",
+                    methods);
+        problem_action(&p, "docs/reference/api.md lists what there is");
     } else if (op->admin->refusing) {
         problem_set(&p, PROBLEM_UNREACHABLE, "stopping", "this node is stopping");
         problem_action(&p, "ask another node, or wait for this one to come back");

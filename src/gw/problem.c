@@ -72,6 +72,8 @@ enum problem_kind problem_of_http(unsigned status)
     for (int kind = PROBLEM_FAILED; kind < PROBLEM_KIND_COUNT; kind++)
         if (problem_kinds[kind].http_status == status)
             return (enum problem_kind)kind;
+    if (status == 405)
+        return PROBLEM_USAGE;
     return status >= 200 && status < 300 ? PROBLEM_NONE : PROBLEM_FAILED;
 }
 

@@ -16,6 +16,10 @@ refused 2 'NAME SIZE' "$skerry" image create only-a-name
 refused 2 'not a size' "$skerry" image create x 12Q
 refused 2 '--nodes' "$skerry" demo --nodes 0
 refused 2 'table or json' "$skerry" -o yaml status
+SKERRY_OUTPUT=yaml refused 2 'SKERRY_OUTPUT is table or json' "$skerry" version
+[ "$(SKERRY_OUTPUT=yaml "$skerry" -o table version)" = "$("$skerry" --version)" ] || fail "--version is not version"
+[ "$("$skerry" -o json --version | jq -r .version)" = "$("$skerry" version | cut -d' ' -f2)" ] || fail "--version -o json"
+"$skerry" help status | grep -q '?\.' && fail "help status ends with ?."
 refused 7 'no node answers' "$skerry" --admin "$dir/none.sock" status
 refused 2 '107 bytes' "$skerry" --admin "/$(printf 'x%.0s' $(seq 120))" status
 refused 2 'no address' "$skerry" init --dir "$dir/bad" --listen elsewhere
@@ -88,12 +92,13 @@ refused 1 'cannot write' "$skerry" join "$token" --dir "$dir/cut" --name cut --l
 rmdir "$dir/cut/identity.new"
 "$skerry" join "$token" --dir "$dir/cut" --name cut --listen "127.0.0.1:$(free_port)" >/dev/null ||
     fail "a join that was cut off cannot be tried again"
-refused 4 'named cut already' "$skerry" join "$token" --dir "$dir/cut2" --name cut --listen "127.0.0.1:$(free_port)"
+refused 4 'named n2 already' "$skerry" join "$token" --dir "$dir/cut2" --name n2 --listen "127.0.0.1:$(free_port)"
 
 # Images.
 cli() { "$skerry" --admin "$admin" "$@"; }
 refused 2 'not a name' "$skerry" --admin "$admin" image create '@home' 1G
 refused 2 'not a name' "$skerry" --admin "$admin" image create "$(printf 'x%.0s' $(seq 129))" 1G
+refused 2 'multiple of 512' "$skerry" --admin "$admin" image create x 1000
 refused 2 'more than anything' "$skerry" --admin "$admin" image create x 8192P
 long=$(printf 'x%.0s' $(seq 128))
 cli image create "$long" 1M >/dev/null || fail "a name of 128 letters"
@@ -117,6 +122,8 @@ head -c 128M /dev/urandom >"$dir/data"
 refused 6 'not empty' "$skerry" --admin "$dir/e.sock" disk add "$dir/data"
 refused 2 'at least' "$skerry" --admin "$dir/e.sock" disk add "$dir/small" --size 1M
 refused 2 'neither a file nor' "$skerry" --admin "$dir/e.sock" disk add "$dir"
+refused 2 'it is a directory' "$skerry" --admin "$dir/e.sock" disk add "$dir"
+refused 2 'less than 16 TiB' "$skerry" --admin "$dir/e.sock" disk add "$dir/large" --size 16T
 [ ! -e "$dir/small" ] || fail "a refused disk was made all the same"
 if [ "$(id -u)" = 0 ] && mkdir "$dir/full" && mount -t tmpfs -o size=100m none "$dir/full" 2>/dev/null; then
     mounts+=("$dir/full")
@@ -128,6 +135,12 @@ if [ "$(id -u)" = 0 ] && mkdir "$dir/full" && mount -t tmpfs -o size=100m none "
 else
     echo "not tried (no root, or no mounts): a full file system"
 fi
+# None of these has used up a number; nor does an attempt that is cut off after it got one.
+[ "$("$skerry" --admin "$dir/e.sock" -o json osd list | jq length)" = 0 ] || fail "a refused disk has a number"
+mkdir -p "$dir/nobody/osd/1"
+refused 1 'cannot link' "$skerry" --admin "$dir/e.sock" disk add "$dir/again" --size 128m
+rmdir "$dir/nobody/osd/1"
+"$skerry" --admin "$dir/e.sock" disk add "$dir/again" --size 128m | grep -q 'osd.1 of' || fail "trying again gave another number"
 "$skerry" --admin "$dir/e.sock" disk add "$dir/copy" --yes >/dev/null || fail "--yes does not overwrite a foreign disk"
 
 # Strangers at the ports: garbage, half a handshake, silence, and hang-ups.
@@ -165,9 +178,13 @@ curl_api() { curl -s -o "$dir/api.out" -w '%{http_code} %{content_type}' --unix-
 if command -v curl >/dev/null; then
     [ "$(curl_api http://x/api/v1/nonsense)" = "404 application/problem+json" ] || fail "an unknown route"
     [ "$(curl_api http://x/)" = "404 application/problem+json" ] || fail "the root"
-    [ "$(curl_api -X PUT http://x/api/v1/images)" = "400 application/problem+json" ] || fail "an unknown method"
+    [ "$(curl_api -X PUT http://x/api/v1/images)" = "405 application/problem+json" ] || fail "an unknown method"
+    jq -e '.error.code == "method_not_allowed" and (.error.why | test("GET, POST")) and .error.action' "$dir/api.out" >/dev/null || fail "an unknown method is not explained"
     [ "$(curl_api -d '{' http://x/api/v1/images)" = "400 application/problem+json" ] || fail "half a body"
     [ "$(curl_api -d '{"name": "x", "size_bytes": 4096, "colour": 1}' http://x/api/v1/images)" = "400 application/problem+json" ] || fail "an unknown key"
+    grep -q colour "$dir/api.out" || fail "an unknown key is not named"
+    [ "$(curl_api -d '{"name": "x", "size_bytes": "4096"}' http://x/api/v1/images)" = "400 application/problem+json" ] || fail "a size that is a string"
+    grep -q size_bytes "$dir/api.out" || fail "a value of the wrong kind is not named"
     [ "$(curl_api -d '{"name": "x", "size_bytes": -1}' http://x/api/v1/images)" = "400 application/problem+json" ] || fail "a negative size"
 fi
 refused 1 '' qemu-img info "$(of 0 nbd)/"

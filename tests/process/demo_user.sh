@@ -27,6 +27,7 @@ pids+=("$demo_pid")
 until_true 60 grep -qx ready "$dir/demo.out" || fail "the demo did not become ready"
 took=$(echo "$(date +%s.%N) $begin" | awk '{ printf "%.2f", $1 - $2 }')
 echo "ready after $took s"
+grep -q 'disk of 2.00 GiB each' "$dir/demo.out" || fail "the demo does not say how large its disks are"
 awk -v t="$took" -v l="$limit" 'BEGIN { exit !(t < l) }' || fail "ready after $took s, not $limit"
 
 # demo.json is what the contract says: keys, forms, and argv that is the running command line.
@@ -54,6 +55,7 @@ qemu-img convert -n -f raw -O raw "$dir/data" "$(of 0 nbd)/vol1"
 qemu-img compare -q -f raw -F raw "$dir/data" "$(of 2 nbd)/vol1" || fail "another node reads other data"
 run "$skerry" --admin "$admin" -o json image list | jq -e '.[0].name == "vol1" and .[0].size_bytes == 67108864 and (.[0].id | type) == "string"' >/dev/null || fail "image list"
 refused 4 'vol1' "$skerry" --admin "$admin" image create vol1 64M
+grep -q 'why: ' "$dir/refused.out" && grep -q 'do: ' "$dir/refused.out" || fail "no word on why an image exists and what to do"
 refused 6 'yes' "$skerry" --admin "$admin" image delete vol1
 run "$skerry" --admin "$admin" image delete vol1 --yes >/dev/null
 refused 3 'no image' "$skerry" --admin "$admin" image show vol1
