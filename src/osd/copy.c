@@ -625,6 +625,8 @@ void osd_push_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
         return;
     }
     c->req = req;
+    if (c->how == WIRE_PUSH_RECOVERY)
+        osd_pg_joins(pg, req->epoch);
     if (c->st.blocks > 0)
         memcpy(c->data, req->data, (size_t)c->st.blocks * STORE_BLOCK);
     copy_begin_replace(c);

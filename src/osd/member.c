@@ -345,9 +345,18 @@ void osd_list_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
     const uint8_t *p = req->body.base;
 
     (void)o;
-    if (req->body.len != WIRE_LIST_SIZE || get_u32(p + 24) > 1)
+    if (req->body.len != WIRE_LIST_SIZE || get_u32(p + 24) > 1 || get_u32(p + 28) > 1) {
         rpc_reply_status(req, -EINVAL);
-    else if (get_u32(p + 24) == 1)
+        return;
+    }
+    /* We may have dropped what the asker, whose map is old, takes us to have. */
+    if (get_u32(p + 28) == 1 && get_u64(p) > 0 && req->epoch <= pg->purged) {
+        rpc_reply_status(req, -EAGAIN);
+        return;
+    }
+    if (get_u32(p + 28) == 1)
+        osd_pg_joins(pg, req->epoch);
+    if (get_u32(p + 24) == 1)
         list_answer(pg, req);
     else
         drain(pg, req);

@@ -49,6 +49,7 @@ enum osd_mutant {
     OSD_MUTANT_COPY_UNLOCKED,     /* R8: an object is written while its copy is under way */
     OSD_MUTANT_JOINER_NOT_NEEDED, /* R8, R9: writes do not wait for who is being recovered */
     OSD_MUTANT_NO_DEDUP,          /* R10: a retry is executed again */
+    OSD_MUTANT_PURGE_JOINING,     /* R9: what is foreign goes, whoever brings it up to date */
     OSD_MUTANT_COUNT
 };
 

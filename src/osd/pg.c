@@ -112,6 +112,15 @@ bool osd_pg_in_set(const struct osd_pg *pg, uint32_t osd)
     return false;
 }
 
+bool osd_pg_is_target(const struct osd_pg *pg, uint32_t osd)
+{
+    for (uint32_t i = 0; i < pg->view.target_count; i++) {
+        if (pg->view.target[i] == osd)
+            return true;
+    }
+    return false;
+}
+
 uint64_t osd_pg_stale_of(const struct osd_pg *pg, uint32_t osd)
 {
     for (uint32_t i = 0; i < pg->view.stale_count; i++) {
@@ -253,7 +262,8 @@ static void pg_continue_reign(struct osd_pg *pg)
 {
     uint32_t member = osd_recovery_member(pg);
 
-    if (pg->pending_add != 0 || (member != 0 && osd_pg_in_set(pg, member)))
+    if (pg->pending_add != 0 || pg->view.set_count >= pg->replicas ||
+        (member != 0 && osd_pg_in_set(pg, member)))
         osd_recovery_stop(pg);
     pg->pending_add = 0;
     osd_writes_continue(pg);
@@ -282,29 +292,33 @@ static void pg_apply_view(struct osd_pg *pg, const struct map_pg *old)
     }
 }
 
-static bool pg_is_target(const struct osd_pg *pg, uint32_t osd)
-{
-    for (uint32_t i = 0; i < pg->view.target_count; i++) {
-        if (pg->view.target[i] == osd)
-            return true;
-    }
-    return false;
-}
-
-/* Placement took this PG away from us, it is complete without us, and the cluster knows that we
- * have nothing of it that counts (no stale row): what we still hold is only in the way. */
+/*
+ * Placement took this PG away from us, it is complete without us, and the cluster knows that we
+ * have nothing of it that counts (no stale row): what we still hold is only in the way.
+ *
+ * Placement may want us again, without a new epoch, and the primary's map may be older than ours,
+ * or newer. So in an epoch in which somebody brings us up to date nothing is dropped: the GROW that
+ * may come of it is of this epoch, or the primary has given up before the next in which S is
+ * complete (pg_continue_reign()). And where something was dropped, nobody who still sees a row
+ * brings us up to date (osd_list_handle()).
+ */
 static bool pg_is_foreign(const struct osd_pg *pg)
 {
     uint32_t self = pg->osd->config.id;
 
     if (!pg->view.active || pg->view.set_count < pg->replicas || osd_pg_in_set(pg, self) ||
-        pg_is_target(pg, self))
+        osd_pg_is_target(pg, self) || pg->joins >= pg->view.epoch || pg->promised > pg->view.epoch)
         return false;
-    for (uint32_t i = 0; i < pg->view.stale_count; i++) {
-        if (pg->view.stale[i].osd == self)
-            return false;
-    }
-    return true;
+    return osd_pg_stale_of(pg, self) == 0;
+}
+
+void osd_pg_joins(struct osd_pg *pg, uint32_t epoch)
+{
+    if (osd_mutated(pg->osd, OSD_MUTANT_PURGE_JOINING))
+        return;
+    if (epoch > pg->joins)
+        pg->joins = epoch;
+    pg->foreign = false;
 }
 
 void osd_pg_view(struct osd_pg *pg, const struct map_pg *view, const struct map_pool *pool,
@@ -343,21 +357,52 @@ static void pg_drop_dead_members(struct osd_pg *pg)
         osd_pg_shrink(pg, out, count);
 }
 
-/*
- * The end of a move: S has more members than it needs, and one of them is not where placement wants
- * the PG. Ourselves we leave to the leader: it gives the PG to another primary first.
- */
+/* We lead where placement does not want us: somebody it wants shall, and send us away. */
+static void pg_hand_over(struct osd_pg *pg)
+{
+    struct meta_pg_change c;
+
+    osd_pg_change_fill(pg, META_PG_SWITCH, &c);
+    for (uint32_t i = 0; i < pg->view.target_count; i++) {
+        uint32_t osd = pg->view.target[i];
+        if (!osd_pg_in_set(pg, osd) || !osd_is_up(pg->osd, osd))
+            continue;
+        c.set_count = 1;
+        c.set[0] = osd;
+        osd_pg_propose(pg, &c);
+        return;
+    }
+}
+
+/* The end of a move: S has more members than it needs, and one of them is not where placement wants
+ * the PG. */
 static void pg_drop_surplus(struct osd_pg *pg)
 {
+    uint32_t self = pg->osd->config.id;
+
     if (pg->view.set_count <= pg->replicas || pg->pending_add != 0)
         return;
     for (uint32_t i = 0; i < pg->view.set_count; i++) {
         uint32_t osd = pg->view.set[i];
-        if (osd != pg->osd->config.id && !pg_is_target(pg, osd)) {
+        if (osd != self && !osd_pg_is_target(pg, osd)) {
             osd_pg_shrink(pg, &osd, 1);
             return;
         }
     }
+    if (!osd_pg_is_target(pg, self))
+        pg_hand_over(pg);
+}
+
+/* Who was being brought up to date, and is not wanted any more, is told so by a new epoch: then it
+ * may drop what it got. */
+static void pg_let_go(struct osd_pg *pg)
+{
+    if (pg->courted == 0 || pg->recovery != NULL)
+        return;
+    if (pg->courted_epoch != pg->view.epoch || osd_pg_in_set(pg, pg->courted))
+        pg->courted = 0;
+    else if (!osd_pg_is_target(pg, pg->courted) && pg->view.set_count >= pg->replicas)
+        osd_pg_shrink(pg, NULL, 0);
 }
 
 static void pg_step(struct task *task)
@@ -374,5 +419,6 @@ static void pg_step(struct task *task)
         pg_drop_dead_members(pg);
         pg_drop_surplus(pg);
         osd_recovery_step(pg);
+        pg_let_go(pg);
     }
 }

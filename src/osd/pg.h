@@ -261,6 +261,9 @@ struct osd_pg {
     uint64_t stable;     /* W as heard; osd_pg_known() adds what Raft says */
     uint64_t push_last;  /* number of the last push applied, in this incarnation */
     uint32_t store_busy; /* writes of this PG in the own store, whoever they are for */
+    bool foreign;        /* nothing of it belongs here any more: its objects go */
+    uint32_t joins;      /* R9: highest epoch in which somebody was bringing us up to date */
+    uint32_t purged;     /* highest epoch in which objects of it were dropped as foreign */
     struct list subs;
     struct list draining; /* struct osd_sub of a query or list: waits for store_busy == 0 */
     uint32_t grants_count;
@@ -269,9 +272,8 @@ struct osd_pg {
                                   none */
 
     /* As primary: the reign. */
-    bool foreign; /* nothing of it belongs here any more: its objects go */
-    bool mine;    /* the view names this OSD, in this incarnation */
-    bool acting;  /* activated by us and not deposed */
+    bool mine;   /* the view names this OSD, in this incarnation */
+    bool acting; /* activated by us and not deposed */
     uint32_t seq;
     uint64_t version_last;
     struct list writes; /* struct osd_write, queued ones too */
@@ -283,7 +285,8 @@ struct osd_pg {
     struct osd_peering *peering;
     struct osd_recovery *recovery;
     uint64_t recovery_retry_ns;
-    uint32_t repair_next; /* whose turn it is to be asked for a good copy */
+    uint32_t courted, courted_epoch; /* who was last begun to be brought up to date, and when */
+    uint32_t repair_next;            /* whose turn it is to be asked for a good copy */
 
     /* One proposal at a time. */
     struct meta_pg_change change;
@@ -384,6 +387,9 @@ bool osd_pg_in_set(const struct osd_pg *pg, uint32_t osd);
 uint64_t osd_pg_stale_of(const struct osd_pg *pg, uint32_t osd); /* 0: no row */
 /* Room for a write on every needed member, as far as their last lease answers say. */
 bool osd_pg_has_room(const struct osd_pg *pg);
+/* Somebody brings us up to date in this epoch: what we have counts again. */
+void osd_pg_joins(struct osd_pg *pg, uint32_t epoch);
+bool osd_pg_is_target(const struct osd_pg *pg, uint32_t osd);
 void osd_pg_wake(struct osd_pg *pg);
 void osd_pg_wake_proposers(struct osd *o);
 /* The reign, or the attempt at one, is over: nothing of it is answered with success from here on.

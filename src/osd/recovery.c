@@ -27,8 +27,8 @@ enum recovery_state {
 enum { RECOVERY_LIST_PER_STEP = 256, RECOVERY_RETRY_MS = 500 };
 
 enum recovery_object_state {
-    RECOVERY_OBJECT_TODO,    /* differs, as far as is known */
-    RECOVERY_OBJECT_EQUAL,   /* the same on both sides; a write makes it TODO */
+    RECOVERY_OBJECT_DIFFERS, /* differs, as far as is known */
+    RECOVERY_OBJECT_EQUAL,   /* the same on both sides; a write makes it differ */
     RECOVERY_OBJECT_RUNNING, /* waits for its lock, or is being copied: what was written before the
                                 lock is part of it */
     RECOVERY_OBJECT_COPIED,  /* on the member, which every write of it needs from now on */
@@ -36,7 +36,7 @@ enum recovery_object_state {
 
 struct recovery_object {
     struct hash_link by_id;
-    struct list link; /* in todo if TODO, else in others */
+    struct list link; /* in todo if it differs, else in others */
     enum recovery_object_state state;
     struct store_id id;
     uint64_t theirs;
@@ -105,12 +105,12 @@ static void recovery_object_move(struct osd_recovery *r, struct recovery_object 
                                  enum recovery_object_state state)
 {
     bool was_left = object->state != RECOVERY_OBJECT_EQUAL;
-    bool is_left = state == RECOVERY_OBJECT_TODO || state == RECOVERY_OBJECT_RUNNING;
+    bool is_left = state == RECOVERY_OBJECT_DIFFERS || state == RECOVERY_OBJECT_RUNNING;
 
     r->left = r->left - was_left + is_left;
     object->state = state;
     list_remove(&object->link);
-    list_push(state == RECOVERY_OBJECT_TODO ? &r->todo : &r->others, &object->link);
+    list_push(state == RECOVERY_OBJECT_DIFFERS ? &r->todo : &r->others, &object->link);
 }
 
 /* ---- What others ask ---- */
@@ -148,7 +148,7 @@ void osd_recovery_written(struct osd_pg *pg, const struct store_id *id)
     if (object == NULL)
         recovery_add(r, id);
     else if (object->state == RECOVERY_OBJECT_EQUAL)
-        recovery_object_move(r, object, RECOVERY_OBJECT_TODO);
+        recovery_object_move(r, object, RECOVERY_OBJECT_DIFFERS);
 }
 
 /* ---- Lists ---- */
@@ -206,7 +206,7 @@ static void recovery_ask_theirs(struct osd_recovery *r)
     put_u64(r->body + 8, r->cursor.position[0]);
     put_u64(r->body + 16, r->cursor.position[1]);
     put_u32(r->body + 24, r->cursor.started);
-    put_u32(r->body + 28, 0);
+    put_u32(r->body + 28, 1);
     r->in_flight = true;
     r->call = (struct rpc_call){
         .to = net_endpoint_make(NET_OSD, r->member),
@@ -388,6 +388,8 @@ static void recovery_start(struct osd_pg *pg, uint32_t member)
     r->member = member;
     r->incarnation = osd_incarnation_of(pg->osd, member);
     r->bound = osd_pg_stale_of(pg, member);
+    pg->courted = member;
+    pg->courted_epoch = pg->view.epoch;
     r->cursor = (struct store_cursor){.pg = pg->id};
     list_init(&r->link);
     list_init(&r->todo);
@@ -445,7 +447,8 @@ void osd_recovery_step(struct osd_pg *pg)
         recovery_start(pg, member);
         r = pg->recovery;
     }
-    if (r->failed || osd_incarnation_of(o, r->member) != r->incarnation) {
+    if (r->failed || osd_incarnation_of(o, r->member) != r->incarnation ||
+        !osd_pg_is_target(pg, r->member)) {
         recovery_give_up(r);
     } else if (recovery_advance(r)) {
         r->state = RECOVERY_JOINING;

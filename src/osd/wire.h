@@ -15,12 +15,12 @@
  * pg, u32 epoch, u32 0 (16 bytes): it uses no lease of these PGs at or below this epoch any more.
  *
  * OSD_QUERY      candidate -> member (R6b): no body. Answer: u64 W.
- * OSD_LIST       candidate or primary -> member: u64 above, u64 position[2], u32 started, u32 0.
- *                Answer: u32 count, u32 more, u64 position[2], then per object
- *                u64 image, object, version, u32 deleted, u32 dedups, then u64 client, seq, version
- * each. OSD_FETCH      candidate -> member: u64 image, u64 object, u64 dedups above. Answer: an
- * object state, see below; data: its blocks. OSD_PUSH       candidate or primary -> member: u64
- * number, u32 how (1: activation, 2: recovery), u32 0, an object state; data: its blocks.
+ * OSD_LIST       candidate or primary -> member: u64 above, u64 position[2], u32 started, u32 joins
+ * (1: to bring the member up to date). Answer: u32 count, u32 more, u64 position[2], then per
+ * object u64 image, object, version, u32 deleted, u32 dedups, then u64 client, seq, version each.
+ * OSD_FETCH      candidate -> member: u64 image, u64 object, u64 dedups above. Answer: an object
+ * state, see below; data: its blocks. OSD_PUSH       candidate or primary -> member: u64 number,
+ * u32 how (1: activation, 2: recovery), u32 0, an object state; data: its blocks.
  *
  * An object state is
  *    0 u64 image  8 u64 object  16 u64 version  24 u32 deleted  28 u32 blocks  32 u32 dedups  36

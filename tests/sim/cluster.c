@@ -15,6 +15,7 @@ static const char node_dir[] = "/node";
 static const char raft_dir[] = "/node/raft";
 static const char store_path[] = "/osd";
 static const uint32_t object_size = 128 << 10;
+static const char *const node_names[CLUSTER_NODES] = {"n1", "n2", "n3", "n4"};
 
 /* ---- Wiring of one node ---- */
 
@@ -236,7 +237,7 @@ void cluster_start_node(struct cluster *c, uint32_t index)
     meta.net = n->control_net;
     meta.node = n->id;
     meta.node_incarnation = n->starts;
-    meta.node_name = n->id == 1 ? "n1" : n->id == 2 ? "n2" : "n3";
+    meta.node_name = node_names[index];
     meta.location = meta.node_name;
     meta.fatal = node_fatal;
     meta.arg = n;
@@ -246,7 +247,7 @@ void cluster_start_node(struct cluster *c, uint32_t index)
         return;
     sim_host_addr(c->nodes[0].host, CLUSTER_PORT, &first);
     if (n->id == 1)
-        meta_init_cluster(n->meta, c->identity.cluster, CLUSTER_NODES);
+        meta_init_cluster(n->meta, c->identity.cluster, CLUSTER_FOUNDERS);
     else
         meta_add_contact(n->meta, &first, 1);
 
@@ -288,7 +289,7 @@ void cluster_crash_node(struct cluster *c, uint32_t index, bool power_loss)
     n->meta = NULL;
     n->osd_net = n->client_net = n->control_net = NULL;
     n->acceptor = NULL;
-    n->switching = false;
+    n->switching = n->moving = false;
 }
 
 /* ---- Commands ---- */
@@ -344,12 +345,11 @@ static bool setup_first_node(struct cluster *c)
 
 static bool setup_node_row(struct cluster *c, uint32_t index)
 {
-    static const char *const names[] = {"n1", "n2", "n3"};
     struct meta_result result;
     struct meta_command add = {
         .kind = META_NODE_ADD,
-        .name = names[index],
-        .location = names[index],
+        .name = node_names[index],
+        .location = node_names[index],
         .join_id = {1, (uint8_t)index},
     };
 
@@ -368,18 +368,20 @@ static bool setup_osd(struct cluster *c, uint32_t index)
         .size = OSD_BYTES,
     };
 
-    if (!cluster_command(c, index, &add, &result))
+    if (!cluster_command(c, 0, &add, &result))
         return false;
     n->osd = (uint32_t)result.id;
 
     struct store_format format = {.osd = n->osd, .size = OSD_BYTES, .object_size = object_size};
     memcpy(format.cluster, c->identity.cluster, sizeof(format.cluster));
     memcpy(format.uuid, add.uuid, sizeof(format.uuid));
-    if (store_format(n->osd_loop, store_path, &format, false) != 0 ||
-        loop_dir_sync(n->osd_loop, "/") != 0)
-        return false;
-    node_open_osd(n);
-    return true;
+    struct loop *loop = sim_loop_create(n->host);
+    bool made =
+        store_format(loop, store_path, &format, false) == 0 && loop_dir_sync(loop, "/") == 0;
+    loop_destroy(loop);
+    if (made && n->running)
+        node_open_osd(n);
+    return made;
 }
 
 static bool whole_now(void *arg)
@@ -404,7 +406,8 @@ bool cluster_create(struct cluster *c, struct sim *sim, uint32_t mutant)
     for (uint32_t i = 1; i < CLUSTER_NODES; i++) {
         if (!setup_node_row(c, i))
             return false;
-        cluster_start_node(c, i);
+        if (i < CLUSTER_FOUNDERS)
+            cluster_start_node(c, i);
     }
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         if (!setup_osd(c, i))
@@ -423,19 +426,67 @@ void cluster_destroy(struct cluster *c)
 
 /* ---- Looking at it ---- */
 
+bool cluster_has_node(const struct cluster *c, uint32_t index)
+{
+    return c->nodes[index].starts > 0;
+}
+
+uint32_t cluster_node_of_osd(const struct cluster *c, uint32_t osd)
+{
+    uint32_t i = 0;
+
+    while (i < CLUSTER_NODES && c->nodes[i].osd != osd)
+        i++;
+    check(i < CLUSTER_NODES);
+    return i;
+}
+
+static bool set_has(const struct map_pg *pg, uint32_t osd)
+{
+    for (uint32_t i = 0; i < pg->set_count; i++) {
+        if (pg->set[i] == osd)
+            return true;
+    }
+    return false;
+}
+
+static bool pg_is_home(const struct map_pg *pg)
+{
+    bool home = pg->active && pg->set_count == CLUSTER_FOUNDERS && pg->stale_count == 0 &&
+                pg->target_count == pg->set_count;
+
+    for (uint32_t i = 0; home && i < pg->target_count; i++)
+        home = set_has(pg, pg->target[i]);
+    return home;
+}
+
+/* A part of the PGs, and not for the time being. */
+static bool pgs_are_spread(const struct cluster *c, const struct map *map)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < map->pgs_count; i++)
+        count += set_has(&map->pgs[i], c->nodes[CLUSTER_NODES - 1].osd);
+    return !cluster_has_node(c, CLUSTER_NODES - 1) || count > map->pgs_count / 2;
+}
+
 bool cluster_is_whole(struct cluster *c)
 {
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         const struct cluster_node *n = &c->nodes[i];
+        if (!cluster_has_node(c, i))
+            continue;
         if (!n->running || n->stopped || n->osd_object == NULL)
             return false;
         const struct map *map = n->osd_object->map;
         if (map == NULL || map->pgs_count == 0 || !n->osd_object->registered)
             return false;
         for (uint32_t k = 0; k < map->pgs_count; k++) {
-            if (!map->pgs[k].active || map->pgs[k].set_count < CLUSTER_NODES)
+            if (!pg_is_home(&map->pgs[k]))
                 return false;
         }
+        if (!pgs_are_spread(c, map))
+            return false;
     }
     return true;
 }
@@ -459,15 +510,6 @@ static void switch_on_done(struct meta_call *call)
     struct cluster_node *n = container_of(call, struct cluster_node, switch_call);
 
     n->switching = false;
-}
-
-static bool set_has(const struct map_pg *pg, uint32_t osd)
-{
-    for (uint32_t i = 0; i < pg->set_count; i++) {
-        if (pg->set[i] == osd)
-            return true;
-    }
-    return false;
 }
 
 int cluster_switch_primaries(struct cluster *c, uint32_t index, uint32_t osd)
@@ -502,6 +544,60 @@ int cluster_switch_primaries(struct cluster *c, uint32_t index, uint32_t osd)
         .done = switch_on_done,
     };
     meta_access(n->meta)->submit(meta_access(n->meta), &n->switch_call);
+    return (int)count;
+}
+
+/* ---- Moving PGs ---- */
+
+static void move_on_done(struct meta_call *call)
+{
+    container_of(call, struct cluster_node, move_call)->moving = false;
+}
+
+static bool target_has(const struct map_pg *pg, uint32_t osd)
+{
+    for (uint32_t i = 0; i < pg->target_count; i++) {
+        if (pg->target[i] == osd)
+            return true;
+    }
+    return false;
+}
+
+static void move_one(struct cluster *c, const struct map_pg *pg, struct meta_pg_target *t)
+{
+    uint32_t out = (uint32_t)prng_below(sim_prng(c->sim), pg->target_count);
+
+    *t = (struct meta_pg_target){.pg = pg->id, .count = pg->target_count};
+    memcpy(t->osds, pg->target, sizeof(t->osds));
+    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+        if (!target_has(pg, c->nodes[i].osd))
+            t->osds[out] = c->nodes[i].osd;
+    }
+}
+
+int cluster_move_pgs(struct cluster *c, uint32_t index)
+{
+    struct cluster_node *n = &c->nodes[index];
+    uint32_t count = 0;
+
+    if (!n->running || n->stopped || n->moving || n->osd_object == NULL ||
+        n->osd_object->map == NULL)
+        return -1;
+    const struct map *map = n->osd_object->map;
+    for (uint32_t i = 0; i < map->pgs_count && count < META_LIST_MAX; i++) {
+        if (map->pgs[i].target_count > 0 && prng_chance(sim_prng(c->sim), 1, 2))
+            move_one(c, &map->pgs[i], &n->moves[count++]);
+    }
+    if (count == 0)
+        return 0;
+    n->moving = true;
+    n->move_call = (struct meta_call){
+        .loop = n->control_loop,
+        .command = {.kind = META_PG_TARGET, .list_count = count, .targets = n->moves},
+        .deadline_ns = loop_now(n->control_loop) + 5 * NS_PER_S,
+        .done = move_on_done,
+    };
+    meta_access(n->meta)->submit(meta_access(n->meta), &n->move_call);
     return (int)count;
 }
 

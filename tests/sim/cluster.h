@@ -11,7 +11,8 @@
 #include "meta/meta.h"
 #include "osd/osd.h"
 
-enum { CLUSTER_NODES = 3, CLUSTER_PORT = 7400 };
+/* The last node is known from the beginning, and starts only if somebody starts it. */
+enum { CLUSTER_FOUNDERS = 3, CLUSTER_NODES = 4, CLUSTER_PORT = 7400 };
 
 struct cluster;
 
@@ -34,6 +35,9 @@ struct cluster_node {
     bool switching; /* switch_call is under way */
     struct meta_call switch_call;
     struct meta_pg_change switches[META_LIST_MAX];
+    bool moving; /* move_call is under way */
+    struct meta_call move_call;
+    struct meta_pg_target moves[META_LIST_MAX];
 };
 
 struct cluster {
@@ -56,7 +60,11 @@ void cluster_crash_node(struct cluster *c, uint32_t index, bool power_loss);
 bool cluster_command(struct cluster *c, uint32_t index, const struct meta_command *command,
                      struct meta_result *result);
 
-/* By the map of some node: every PG is active and S is whole. */
+/* It was started, and may have crashed since. */
+bool cluster_has_node(const struct cluster *c, uint32_t index);
+uint32_t cluster_node_of_osd(const struct cluster *c, uint32_t osd);
+
+/* By the maps of all nodes: every PG is active, and on the OSDs that placement wants. */
 bool cluster_is_whole(struct cluster *c);
 
 /* The sum of all PGs' epochs, as this node's OSD knows them. */
@@ -67,6 +75,10 @@ uint64_t cluster_epochs(struct cluster *c, uint32_t index);
  * waited for. Returns how many PGs that is about; -1: it cannot be asked there now.
  */
 int cluster_switch_primaries(struct cluster *c, uint32_t index, uint32_t osd);
+
+/* Ask at a node that some PGs be moved: one place of each to the OSD that has none. Not waited for,
+ * like the above. */
+int cluster_move_pgs(struct cluster *c, uint32_t index);
 
 /* A bit of a block of the image rots on this node's device, if the block is there and another
  * node that runs holds the object in the same version. False: it is not. */

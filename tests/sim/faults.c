@@ -16,12 +16,19 @@ enum {
 };
 
 static const char *const names[FAULT_KINDS] = {
-    [FAULT_CRASH] = "crashes",           [FAULT_POWER] = "power_losses",
-    [FAULT_ALL] = "blackouts",           [FAULT_AGAIN] = "crashes_in_recovery",
-    [FAULT_CUT] = "partitions",          [FAULT_PAUSE] = "pauses",
-    [FAULT_SLOW_NET] = "slow_nets",      [FAULT_SLOW_DISK] = "slow_disks",
-    [FAULT_SWITCH] = "primary_switches", [FAULT_DEPOSE] = "depositions",
-    [FAULT_ROT] = "rotten_blocks",       [FAULT_READ] = "read_errors",
+    [FAULT_CRASH] = "crashes",
+    [FAULT_POWER] = "power_losses",
+    [FAULT_ALL] = "blackouts",
+    [FAULT_AGAIN] = "crashes_in_recovery",
+    [FAULT_CUT] = "partitions",
+    [FAULT_PAUSE] = "pauses",
+    [FAULT_SLOW_NET] = "slow_nets",
+    [FAULT_SLOW_DISK] = "slow_disks",
+    [FAULT_SWITCH] = "primary_switches",
+    [FAULT_DEPOSE] = "depositions",
+    [FAULT_ROT] = "rotten_blocks",
+    [FAULT_READ] = "read_errors",
+    [FAULT_MOVE] = "moves",
 };
 
 const char *fault_name(enum fault_kind kind)
@@ -165,6 +172,11 @@ static void begin_pause(struct run *r)
 
 /* ---- Network ---- */
 
+static bool has_fourth(const struct run *r)
+{
+    return cluster_has_node(&r->cluster, CLUSTER_NODES - 1);
+}
+
 static void cut_pair(struct run *r, uint32_t a, uint32_t b, uint32_t ways)
 {
     if ((ways & 1) != 0)
@@ -173,12 +185,13 @@ static void cut_pair(struct run *r, uint32_t a, uint32_t b, uint32_t ways)
         sim_net_cut(r->sim, b, a, true);
 }
 
-/* One node from both others, from one, or everybody from everybody; both ways, or only one. */
+/* A founder from both others, from one, or everybody from everybody; both ways, or only one. The
+ * fourth node is on one of the sides. */
 static void begin_cut(struct run *r)
 {
     struct prng *p = sim_prng(r->sim);
-    uint32_t a = 1 + (uint32_t)prng_below(p, CLUSTER_NODES);
-    uint32_t b = a % CLUSTER_NODES + 1, c = b % CLUSTER_NODES + 1;
+    uint32_t a = 1 + (uint32_t)prng_below(p, CLUSTER_FOUNDERS);
+    uint32_t b = a % CLUSTER_FOUNDERS + 1, c = b % CLUSTER_FOUNDERS + 1;
     uint32_t ways = prng_chance(p, 1, 2) ? 3 : 1 + (uint32_t)prng_below(p, 2);
     uint32_t kind = (uint32_t)prng_below(p, 8);
     uint64_t ns = (200 + prng_below(p, prng_chance(p, 1, 2) ? 1500 : 6000)) * NS_PER_MS;
@@ -192,6 +205,8 @@ static void begin_cut(struct run *r)
         cut_pair(r, a, c, prng_chance(p, 1, 4) ? 3 : ways);
     if (kind == 0)
         cut_pair(r, b, c, 3);
+    if (has_fourth(r) && prng_chance(p, 3, 4))
+        cut_pair(r, prng_chance(p, 1, 3) ? b : a, CLUSTER_NODES, ways);
     r->cut_ns = sim_now(r->sim) + ns;
 }
 
@@ -284,7 +299,7 @@ static uint32_t busiest_primary(struct run *r)
     bool follower = prng_chance(sim_prng(r->sim), 3, 4);
     uint32_t best = 0, most = 0;
 
-    for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
+    for (uint32_t i = 0; i < CLUSTER_FOUNDERS; i++) {
         const struct cluster_node *n = &r->cluster.nodes[i];
         struct osd_status st;
         if (!n->running || n->stopped || n->osd_object == NULL || (follower && leads_raft(r, i)))
@@ -307,7 +322,8 @@ static void begin_depose(struct run *r)
 {
     struct prng *p = sim_prng(r->sim);
     uint32_t a = busiest_primary(r);
-    uint32_t b = (a + 1 + (uint32_t)prng_below(p, 2)) % CLUSTER_NODES, c = CLUSTER_NODES - a - b;
+    uint32_t b = (a + 1 + (uint32_t)prng_below(p, 2)) % CLUSTER_FOUNDERS;
+    uint32_t c = CLUSTER_FOUNDERS - a - b;
     uint64_t ns = ((prng_chance(p, 1, 3) ? 1300 : 3000) + prng_below(p, 1500)) * NS_PER_MS;
 
     if (r->cut_ns != 0 || r->depose_ns != 0 || r->restart_ns[a] != 0 || r->restart_ns[b] != 0 ||
@@ -317,6 +333,8 @@ static void begin_depose(struct run *r)
     run_note(r, "node is cut off and deposed, in favour of node", a + 1, b + 1);
     cut_pair(r, a + 1, b + 1, 3);
     cut_pair(r, a + 1, c + 1, 3);
+    if (has_fourth(r))
+        cut_pair(r, a + 1, CLUSTER_NODES, 3);
     r->cut_ns = sim_now(r->sim) + ns;
     r->depose_ns = sim_now(r->sim) + prng_below(p, 1000) * NS_PER_MS;
     r->busy_ns = r->cut_ns;
@@ -334,6 +352,27 @@ static void depose(struct run *r)
         r->depose_ns = sim_now(r->sim) + 50 * NS_PER_MS;
     else
         cluster_switch_primaries(&r->cluster, r->depose_at, to->osd);
+}
+
+/* Placement changes its mind, and changes it back, for as long as the leader is contradicted. */
+static void begin_move(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+    uint64_t ns = (100 + prng_below(p, 3000)) * NS_PER_MS;
+
+    if (r->move_ns != 0 || !has_fourth(r))
+        return;
+    fault_begin(r, FAULT_MOVE, ns);
+    run_note(r, "placement groups are moved about, ms", ns / NS_PER_MS, 0);
+    r->move_ns = sim_now(r->sim) + ns;
+}
+
+static void move_some(struct run *r)
+{
+    struct prng *p = sim_prng(r->sim);
+
+    if (r->move_ns != 0 && prng_chance(p, 1, 5))
+        cluster_move_pgs(&r->cluster, (uint32_t)prng_below(p, CLUSTER_NODES));
 }
 
 /* ---- Time ---- */
@@ -375,6 +414,9 @@ static void begin(struct run *r, enum fault_kind kind)
     case FAULT_READ:
         begin_read_error(r);
         return;
+    case FAULT_MOVE:
+        begin_move(r);
+        return;
     case FAULT_KINDS:
         return;
     }
@@ -386,6 +428,7 @@ void faults_init(struct run *r)
         [FAULT_CRASH] = 4,  [FAULT_POWER] = 4,  [FAULT_ALL] = 1,      [FAULT_AGAIN] = 3,
         [FAULT_CUT] = 8,    [FAULT_PAUSE] = 5,  [FAULT_SLOW_NET] = 3, [FAULT_SLOW_DISK] = 3,
         [FAULT_SWITCH] = 5, [FAULT_DEPOSE] = 8, [FAULT_ROT] = 2,      [FAULT_READ] = 1,
+        [FAULT_MOVE] = 6,
     };
     static const uint32_t gaps_ms[] = {1000, 1800, 3000};
     struct prng *p = sim_prng(r->sim);
@@ -397,6 +440,9 @@ void faults_init(struct run *r)
     r->weights[FAULT_CUT]++; /* no seed is without any */
     r->weights[FAULT_DEPOSE] += 2;
     r->weights_sum += 3;
+    r->restart_ns[CLUSTER_NODES - 1] = UINT64_MAX;
+    if (prng_chance(p, 1, 2)) /* somebody joins */
+        r->restart_ns[CLUSTER_NODES - 1] = (5 + prng_below(p, 40)) * NS_PER_S;
     r->fault_gap_ms = gaps_ms[prng_below(p, COUNT_OF(gaps_ms))];
 }
 
@@ -451,6 +497,8 @@ void faults_due(struct run *r)
         run_note(r, "the partition ends", 0, 0);
         sim_net_heal_all(r->sim);
     }
+    if (!is_due(&r->move_ns, now))
+        move_some(r);
     if (is_due(&r->slow_net_ns, now))
         sim_net_set_slow(r->sim, 0, 1, 0);
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
@@ -477,10 +525,10 @@ void faults_step(struct run *r)
 void faults_heal(struct run *r)
 {
     r->again_ns = r->depose_ns = r->depose_next_ns = 0;
-    r->cut_ns = r->slow_net_ns = 1;
+    r->cut_ns = r->slow_net_ns = r->move_ns = 1;
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
         r->slow_disk_ns[i] = 1;
-        if (r->restart_ns[i] != 0)
+        if (r->restart_ns[i] != 0 && r->restart_ns[i] != UINT64_MAX)
             r->restart_ns[i] = 1;
     }
     faults_due(r);

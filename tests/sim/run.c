@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/pool.h"
+#include "osd/pg.h"
 
 enum { IMAGE_BYTES = 64 << 20, STEP_MS = 20, HEAL_LIMIT_S = 60, QUIET_MS = 1000 };
 
@@ -55,6 +56,28 @@ void run_note(struct run *r, const char *what, uint64_t a, uint64_t b)
                 (unsigned long long)a, (unsigned long long)b);
 }
 
+static void dump_osds(const char *what, const uint32_t *osds, uint32_t count)
+{
+    fprintf(stderr, " %s", what);
+    for (uint32_t i = 0; i < count; i++)
+        fprintf(stderr, " %u", osds[i]);
+}
+
+static void dump_pgs(const struct map *map)
+{
+    for (uint32_t i = 0; map != NULL && i < map->pgs_count; i++) {
+        const struct map_pg *pg = &map->pgs[i];
+        fprintf(stderr, "  pg %llx epoch %u primary %u%s", (unsigned long long)pg->id, pg->epoch,
+                pg->primary, pg->active ? "" : " inactive");
+        dump_osds("on", pg->set, pg->set_count);
+        dump_osds("to", pg->target, pg->target_count);
+        for (uint32_t k = 0; k < pg->stale_count; k++)
+            fprintf(stderr, " stale %u:%llx", pg->stale[k].osd,
+                    (unsigned long long)pg->stale[k].version);
+        fprintf(stderr, "\n");
+    }
+}
+
 /* Where everybody stands, for whoever reads the trace of a seed that failed. */
 static void run_dump(struct run *r)
 {
@@ -77,6 +100,7 @@ static void run_dump(struct run *r)
         fprintf(stderr, "; osd incarnation %u registered %d primary %u active %u recovering %u\n",
                 osd.incarnation, osd.registered, osd.pgs_primary, osd.pgs_active,
                 osd.pgs_recovering);
+        dump_pgs(n->osd_object->map);
     }
 }
 
@@ -96,7 +120,7 @@ static bool run_setup(struct run *r)
         run_fail(r, "the image was not created: %.100s", result.message);
         return false;
     }
-    for (uint32_t i = 0; i < CLUSTER_NODES; i++)
+    for (uint32_t i = 0; i < CLUSTER_FOUNDERS; i++)
         workers_start(r, i);
     return true;
 }
@@ -222,7 +246,9 @@ static void run_heal(struct run *r)
 static void run_read_all(struct run *r)
 {
     for (uint32_t i = 0; i < CLUSTER_NODES && !run_failed(r); i++) {
-        workers_audit(r, (i + 1) % CLUSTER_NODES);
+        if (!cluster_has_node(&r->cluster, i))
+            continue;
+        workers_audit(r, (i + 1) % CLUSTER_FOUNDERS);
         run_wait_idle(r, "a read");
         if (!run_failed(r) && cluster_switch_primaries(&r->cluster, i, r->cluster.nodes[i].osd) < 0)
             run_fail(r, "no switch of primaries could be asked for");

@@ -1,14 +1,16 @@
 /*
  * One seed: three nodes of production code in virtual time, clients that contend for a few blocks,
- * and faults. run.c has the order of things, workers.c the clients, faults.c the weather,
- * cluster.c the nodes, audit.c what must hold at the end.
+ * and faults. In some seeds a fourth node joins in the middle, and PGs move to it and about. run.c
+ * has the order of things, workers.c the clients, faults.c the weather, cluster.c the nodes,
+ * audit.c what must hold at the end.
  *
  * Checked:
  *   - every register is linearizable, so no acknowledged write is lost and no read is stale;
  *   - after healing every operation ends and the cluster is whole, in bounded time;
  *   - then each replica in turn is made primary of everything, and every register is read from it;
- *   - replicas hold the same objects, versions and checksums; space is accounted exactly; the
- *     nodes' cluster states have the same hash; no node stopped by itself.
+ *   - every PG is where placement wants it; its members hold the same objects, versions and
+ *     checksums, and nobody else anything of it; space is accounted exactly; the nodes' cluster
+ *     states have the same hash; no node stopped by itself.
  *
  * A seed is *weak* if it simulated less than 60 s under faults, acknowledged fewer than 2,000
  * operations on contended registers, or had fewer than 5 faults that hit something. A seed goes on
@@ -31,12 +33,12 @@ enum {
 
     SPAN_MAX = 4,
     WORKERS_PER_NODE = 4,
-    WORKERS = WORKERS_PER_NODE * CLUSTER_NODES,
+    WORKERS = WORKERS_PER_NODE * CLUSTER_FOUNDERS,
     HOT = 16,             /* blocks around the border of two objects */
     SPREAD = 4,           /* one block each of other objects */
     SECTORS = 16,         /* 512 bytes each, in two blocks: eight on each side of their border */
     WATCHED_PER_NODE = 2, /* blocks that its reader watches and others write */
-    WATCHED = WATCHED_PER_NODE * CLUSTER_NODES,
+    WATCHED = WATCHED_PER_NODE * CLUSTER_FOUNDERS,
     CONTENDED = HOT + SPREAD + SECTORS + WATCHED,
     REGISTERS = CONTENDED + WORKERS, /* and a block for each worker alone */
     FAULTS_MAX = 32,
@@ -55,6 +57,7 @@ enum fault_kind {
     FAULT_DEPOSE, /* a node is cut off, and its primaries are given to others by command */
     FAULT_ROT,    /* a block of one replica is not what was written */
     FAULT_READ,   /* one read of a store's device fails */
+    FAULT_MOVE,   /* PGs are wanted elsewhere, until the leader has its way again */
     FAULT_KINDS
 };
 
@@ -115,19 +118,21 @@ struct run {
     uint64_t value_last;
     bool bursting, stopping;
     uint32_t
-        auditor; /* index of the node whose first worker reads everything; else CLUSTER_NODES */
+        auditor; /* index of the node whose first worker reads everything; else CLUSTER_FOUNDERS */
     uint32_t audit_next;
 
     uint32_t weights[FAULT_KINDS], weights_sum;
     uint64_t fault_gap_ms;
     uint64_t retries_gone; /* of clients that are no more */
     struct fault faults[FAULTS_MAX];
-    uint64_t restart_ns[CLUSTER_NODES]; /* when a crashed node comes back; 0: it runs */
-    uint64_t again_ns;                  /* when a node is crashed in the middle of recovery */
+    /* When a crashed node comes back, or one joins; 0: it runs; UINT64_MAX: it never joins. */
+    uint64_t restart_ns[CLUSTER_NODES];
+    uint64_t again_ns;       /* when a node is crashed in the middle of recovery */
     uint64_t busy_ns;        /* until then bursts are likely: somebody recovers, or is deposed */
     uint64_t depose_next_ns; /* when a node is deposed, at the end of a slow network */
     uint64_t depose_ns;      /* when the primaries of a node that is cut off move ... */
     uint32_t depose_to, depose_at; /* ... to this node, asked at that one */
+    uint64_t move_ns;              /* until then PGs are moved about */
     uint64_t cut_ns, slow_net_ns, slow_disk_ns[CLUSTER_NODES]; /* when that ends; 0: it is not */
 };
 

@@ -116,7 +116,7 @@ static void worker_on_done(struct client_op *op)
     worker_record(w, known);
     if (known) {
         r->result->ops++;
-        r->result->contended += w->first < CONTENDED && r->auditor == CLUSTER_NODES;
+        r->result->contended += w->first < CONTENDED && r->auditor == CLUSTER_FOUNDERS;
     } else {
         r->result->errors++;
         run_note(r, "an operation ended with an error of register", w->first,
@@ -151,7 +151,7 @@ static void choose_watched(struct worker *w, struct prng *p)
     uint32_t node = w->node;
 
     if (!worker_is_reader(w))
-        node = (node + 1 + (uint32_t)prng_below(p, CLUSTER_NODES - 1)) % CLUSTER_NODES;
+        node = (node + 1 + (uint32_t)prng_below(p, CLUSTER_FOUNDERS - 1)) % CLUSTER_FOUNDERS;
     w->first = CONTENDED - WATCHED + node * WATCHED_PER_NODE;
     w->first += (uint32_t)prng_below(p, WATCHED_PER_NODE);
     w->span = 1;
@@ -253,7 +253,7 @@ void workers_init(struct run *r)
         w->buf = mem_alloc_aligned(SPAN_MAX * BLOCK, BLOCK);
         loop_timer_init(&w->timer, worker_on_timer);
     }
-    r->auditor = CLUSTER_NODES;
+    r->auditor = CLUSTER_FOUNDERS;
 }
 
 void workers_deinit(struct run *r)
@@ -302,7 +302,7 @@ bool workers_idle(void *run)
 {
     const struct run *r = run;
 
-    if (r->auditor != CLUSTER_NODES && r->audit_next < REGISTERS)
+    if (r->auditor != CLUSTER_FOUNDERS && r->audit_next < REGISTERS)
         return false;
     for (uint32_t i = 0; i < WORKERS; i++) {
         if (r->workers[i].busy)

@@ -932,6 +932,123 @@ static void no_grant_is_waited_for_when_its_holder_is_dead(void **state)
     assert_non_null(call_to(WIRE_QUERY, 3));
 }
 
+/* ---- Moves ---- */
+
+/* OSDs 2 and 3 have all of it, and we are not wanted. */
+static void move_away(uint32_t epoch)
+{
+    world->version = osd_version(4, 7);
+    world->pool.replicas = 2;
+    world->pg.primary = 2;
+    world->pg.epoch = epoch;
+    world->pg.active = true;
+    world->pg.activated = epoch;
+    world->pg.set_count = world->pg.target_count = 2;
+    world->pg.set[0] = world->pg.target[0] = 2;
+    world->pg.set[1] = world->pg.target[1] = 3;
+}
+
+/* OSD 2 begins to bring us up to date. */
+static struct request *list_to_join(uint32_t epoch, uint64_t above)
+{
+    struct request *r = request(WIRE_LIST, net_endpoint_make(NET_OSD, 2), epoch);
+
+    put_u64(r->body, above);
+    put_u32(r->body + 28, 1);
+    r->req.body.len = WIRE_LIST_SIZE;
+    osd_handle(world->osd, &r->req);
+    world_run(1);
+    return r;
+}
+
+static void what_moved_away_is_dropped(void **state)
+{
+    (void)state;
+    move_away(6);
+    world->pg.stale_count = 1;
+    world->pg.stale[0] = (struct map_stale){SELF, osd_version(4, 7)};
+    world_publish();
+    world_run(100);
+    assert_int_equal(world->writes_count, 0);
+    world->pg.stale_count = 0;
+    world_publish();
+    world_run(100);
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(world->writes[0]->kind, STORE_PURGE);
+}
+
+/* The primary's map may be newer than ours, or ours than its. */
+static void nothing_is_dropped_while_somebody_brings_us_up_to_date(void **state)
+{
+    (void)state;
+    world->version = osd_version(4, 7);
+    struct request *r = list_to_join(6, 0);
+    assert_true(r->answered);
+    assert_int_equal(r->status, 0);
+    move_away(6);
+    world_publish();
+    world_run(100);
+    assert_int_equal(world->writes_count, 0);
+    world->pg.epoch = 7; /* that came to nothing */
+    world_publish();
+    world_run(100);
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(world->writes[0]->kind, STORE_PURGE);
+}
+
+static void who_dropped_something_is_brought_up_to_date_with_all_of_it(void **state)
+{
+    (void)state;
+    move_away(6);
+    world_publish();
+    world_run(100);
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(list_to_join(6, osd_version(4, 6))->status, -EAGAIN); /* it still sees a row */
+    struct request *r = list_to_join(6, 0);
+    assert_false(r->answered); /* what is being dropped is dropped first */
+    world->version = osd_version(4, 8);
+    answer_store(0, 0);
+    assert_true(r->answered);
+    assert_int_equal(r->status, 0);
+    world_publish();
+    world_run(100);
+    assert_int_equal(world->writes_count, 1); /* and nothing else */
+}
+
+static void a_primary_that_is_not_wanted_hands_over(void **state)
+{
+    (void)state;
+    activate();
+    world->pool.replicas = 2;
+    world->pg.target_count = 2;
+    world->pg.target[0] = 3;
+    world->pg.target[1] = 2;
+    world_publish();
+    world_run(30);
+    assert_non_null(world->proposal);
+    assert_int_equal(world->proposal->command.changes[0].kind, META_PG_SWITCH);
+    assert_int_equal(world->proposal->command.changes[0].set[0], 3);
+}
+
+static void who_is_not_wanted_any_more_is_not_brought_up_to_date(void **state)
+{
+    (void)state;
+    activate();
+    world->pool.replicas = 2;
+    world->pg.epoch = 6;
+    world->pg.set_count = 2;
+    world_publish();
+    world_run(30);
+    assert_non_null(call_to(WIRE_LIST, 3));
+    world->pg.target_count = 2;
+    world_publish();
+    world_run(30);
+    assert_null(call_to(WIRE_LIST, 3));
+    assert_non_null(world->proposal); /* and told so: it may drop what it got */
+    assert_int_equal(world->proposal->command.changes[0].kind, META_PG_SHRINK);
+    assert_int_equal(world->proposal->command.changes[0].set_count, 2);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -961,6 +1078,11 @@ int main(void)
         TEST(an_older_incarnation_is_refused),
         TEST(a_deposed_primary_answers_nothing_with_success),
         TEST(a_grant_is_waited_for_before_the_next_reign),
+        TEST(what_moved_away_is_dropped),
+        TEST(nothing_is_dropped_while_somebody_brings_us_up_to_date),
+        TEST(who_dropped_something_is_brought_up_to_date_with_all_of_it),
+        TEST(a_primary_that_is_not_wanted_hands_over),
+        TEST(who_is_not_wanted_any_more_is_not_brought_up_to_date),
         TEST(no_grant_is_waited_for_when_its_holder_is_dead),
     };
 
