@@ -35,6 +35,7 @@ static const char *const mutant_names[OSD_MUTANT_COUNT] = {
     [OSD_MUTANT_COPY_UNLOCKED] = "copy-unlocked",
     [OSD_MUTANT_JOINER_NOT_NEEDED] = "joiner-not-needed",
     [OSD_MUTANT_NO_DEDUP] = "no-dedup",
+    [OSD_MUTANT_PURGE_JOINING] = "purge-joining",
 };
 
 const char *osd_mutant_name(enum osd_mutant m)
@@ -351,6 +352,8 @@ static void osd_purge_step(struct osd *o)
         if (!purge_is_due(o, p->pg, &object))
             continue;
         p->busy = true;
+        if (p->pg->foreign)
+            p->pg->purged = p->pg->view.epoch;
         p->pg->store_busy++;
         p->write = (struct store_write){
             .kind = STORE_PURGE,
