@@ -91,6 +91,8 @@ static int control_start_meta(struct node *n)
                                .advertise = n->conf.advertise,
                                .fatal = control_fatal,
                                .arg = n};
+    if (!n->identity.founder)
+        memcpy(meta.join_id, n->identity.join_id, sizeof(meta.join_id));
     result = meta_open(&meta, &n->meta);
     if (result < 0)
         return result;
@@ -128,8 +130,12 @@ static int control_cannot_listen(struct node *n, int error, struct problem *p)
     loop_addr_format(&n->conf.listen, addr, sizeof(addr));
     problem_set(p, PROBLEM_FAILED, error == -EADDRINUSE ? "port_in_use" : "listen_failed",
                 "cannot listen on %s for the other nodes", addr);
-    problem_why(p, "%s", error == -EADDRINUSE ? "another process listens there" : strerror(-error));
-    problem_action(p, "stop that process, or choose another address with --listen ADDR");
+    problem_why(p, "%s",
+                error == -EADDRINUSE      ? "another process listens there"
+                : error == -EADDRNOTAVAIL ? "no network interface of this machine has that address"
+                                          : strerror(-error));
+    problem_action(p, "%schoose another address with --listen ADDR",
+                   error == -EADDRINUSE ? "stop that process, or " : "");
     return -1;
 }
 
