@@ -18,6 +18,7 @@
  */
 
 enum { TICK_MS = 20, LEASE_RENEW_MS = 500, REGISTER_RETRY_MS = 500, PURGE_SCAN_MAX = 256 };
+enum { WRITE_RECORD_BYTES = 512 }; /* of the log, that a write takes at most */
 
 static const char *const mutant_names[OSD_MUTANT_COUNT] = {
     [OSD_MUTANT_NONE] = "none",
@@ -110,9 +111,12 @@ static void osd_forget_clients(struct osd *o)
     }
 }
 
-/* A twentieth of the store, at least 16 MiB, at most a quarter: for what was sent and must be
- * carried through, and for recovery. */
-bool osd_has_room(struct osd *o)
+/*
+ * A twentieth of the store, at least 16 MiB, at most a quarter: for what was sent and must be
+ * carried through, and for recovery. Many small objects use up the log before the slots, so of
+ * that an eighth is kept too; what replaces its own may use half of it, and all slots.
+ */
+bool osd_has_room(struct osd *o, bool in_place)
 {
     struct store_status st;
 
@@ -122,7 +126,9 @@ bool osd_has_room(struct osd *o)
         reserve = 16 << 20;
     if (reserve > st.data_bytes / 4)
         reserve = st.data_bytes / 4;
-    return st.free_bytes > reserve + o->queued_bytes;
+    uint64_t records = (uint64_t)o->writes_pool.used * WRITE_RECORD_BYTES;
+    return st.free_bytes > (in_place ? STORE_OBJECT_MAX : reserve) + o->queued_bytes &&
+           st.log_free_bytes > st.log_bytes / (in_place ? 16 : 8) + records;
 }
 
 /* ---- Registration ---- */

@@ -360,7 +360,7 @@ bool osd_mutated(const struct osd *o, enum osd_mutant m);
 /* The device is of no use any more: serve nothing, tell the node. */
 void osd_fail(struct osd *o, int error, const char *why);
 /* R13, in its simple form: room in the own store beyond a reserve. */
-bool osd_has_room(struct osd *o);
+bool osd_has_room(struct osd *o, bool in_place);
 /* R10. The highest floor heard; raises it to `floor`. */
 uint64_t osd_floor(struct osd *o, uint64_t pg, uint64_t client, uint64_t floor);
 

@@ -567,20 +567,28 @@ static int write_start(struct osd_pg *pg, struct rpc_request *req, const struct 
     return result;
 }
 
-/* It takes the place of what is there already: that goes on when nothing else fits. */
-static bool write_is_in_place(struct osd *o, const struct wire_osd_io *io)
+/*
+ * Room for new data everywhere; or it takes the place of what is there already, and our own store
+ * has room for that; or it gives room back. What is not refused here is carried through, and our
+ * own store must not refuse it (write_step_replicating()).
+ */
+static bool write_fits(struct osd_pg *pg, const struct rpc_request *req,
+                       const struct wire_osd_io *io)
 {
+    struct osd *o = pg->osd;
     struct store_id id = {io->image, io->object};
-    struct store_object object;
-    uint32_t first = io->offset / STORE_BLOCK;
+    struct store_object object = {.version = 0};
+    uint32_t first = io->offset / STORE_BLOCK, pieces = wire_pieces(io->offset, io->len), there = 0;
 
+    if (osd_pg_has_room(pg))
+        return true;
     if (!store_lookup(o->store, &id, &object))
         return false;
-    for (uint32_t b = first; b < first + wire_pieces(io->offset, io->len); b++) {
-        if ((object.present[b / 64] >> (b % 64) & 1) == 0)
-            return false;
-    }
-    return true;
+    for (uint32_t b = first; b < first + pieces; b++)
+        there += object.present[b / 64] >> (b % 64) & 1;
+    if (req->kind == WIRE_OSD_ZERO)
+        return there > 0;
+    return there == pieces && osd_has_room(o, true);
 }
 
 void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
@@ -597,8 +605,7 @@ void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
         if (io.seq < floor || io.seq >= io.floor + WIRE_OSD_WINDOW)
             result = -ECANCELED;
     }
-    if (result == 0 && req->kind == WIRE_OSD_WRITE && !osd_pg_has_room(pg) &&
-        !write_is_in_place(o, &io))
+    if (result == 0 && !write_fits(pg, req, &io))
         result = -ENOSPC;
     if (result == 0)
         result = write_start(pg, req, &io);

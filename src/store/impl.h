@@ -343,6 +343,9 @@ bool clean_is_ready(const struct store *s);
 void recovery_start(struct store *s);
 void recovery_free(struct store *s);
 
+/* write.c: of records, that writes may bring live state to */
+uint64_t write_log_limit(const struct store *s);
+
 /* store.c */
 void store_fail(struct store *s, int error, const char *what);
 void store_wake(struct store *s);

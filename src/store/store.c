@@ -307,6 +307,10 @@ void store_status(struct store *s, struct store_status *out)
     out->free_bytes = s->slots_capacity > s->slots_live + s->promised_slots
                           ? (s->slots_capacity - s->slots_live - s->promised_slots) * STORE_BLOCK
                           : 0;
+    out->log_bytes = write_log_limit(s);
+    out->log_free_bytes = out->log_bytes > s->live_bytes + s->promised_bytes
+                              ? out->log_bytes - s->live_bytes - s->promised_bytes
+                              : 0;
     out->ring_blocks = s->super.ring_blocks;
     out->ring_used_blocks = ring_used(s);
     out->objects = s->objects_count;

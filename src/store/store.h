@@ -237,6 +237,7 @@ struct store_status {
     uint64_t size_bytes, data_bytes, used_bytes,
         free_bytes; /* slots; used includes what waits to be reusable */
     uint64_t ring_blocks, ring_used_blocks;
+    uint64_t log_bytes, log_free_bytes; /* of records of live state: beyond, writes are refused */
     uint64_t objects, tombstones, dedups;
     uint64_t writes_total, reads_total, blocks_total, cleaned_total, flushes_total,
         crc_errors_total;

@@ -80,13 +80,18 @@ static bool write_has_ring_room(const struct store *s, const struct store_write 
     return ring_has_room(s, write_record_bytes(w, o), bytes);
 }
 
+/* What takes no slots may use up the last of the ring's room: deletes go through. */
+uint64_t write_log_limit(const struct store *s)
+{
+    return s->live_limit - s->live_limit / 16;
+}
+
 static int write_admit(struct store *s, struct store_write *w, const struct object *o)
 {
     uint32_t slots = write_new_slots(w, o);
     uint32_t bytes = write_new_bytes(w, o, slots);
     uint32_t dedups = write_dedups(w), had = o == NULL ? 0 : o->dedups_count + o->promised_dedups;
-    /* What takes no slots may use up the last of the ring's room: deletes go through. */
-    uint64_t limit = w->kind == STORE_WRITE ? s->live_limit - s->live_limit / 16 : s->live_limit;
+    uint64_t limit = w->kind == STORE_WRITE ? write_log_limit(s) : s->live_limit;
 
     if (s->failed != 0)
         return -EIO;

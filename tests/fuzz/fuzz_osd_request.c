@@ -106,7 +106,10 @@ void store_trim(struct store *s, uint64_t pg, uint64_t floor)
 void store_status(struct store *s, struct store_status *out)
 {
     (void)s;
-    *out = (struct store_status){.data_bytes = 1ull << 30, .free_bytes = 1ull << 30};
+    *out = (struct store_status){.data_bytes = 1ull << 30,
+                                 .free_bytes = 1ull << 30,
+                                 .log_bytes = 1ull << 20,
+                                 .log_free_bytes = 1ull << 20};
 }
 
 void net_kick(struct net *n)

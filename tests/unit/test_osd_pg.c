@@ -56,6 +56,7 @@ static struct world {
     uint64_t dedup_client, dedup_seq;
     uint32_t dedups_many; /* so many records above anything, of versions 1, 2, ... */
     uint32_t reported_incarnation;
+    uint64_t log_free; /* of 1 MiB */
     struct request requests[REQUESTS_MAX];
     size_t requests_count;
 } * world;
@@ -148,7 +149,10 @@ void store_trim(struct store *s, uint64_t pg, uint64_t floor)
 void store_status(struct store *s, struct store_status *out)
 {
     (void)s;
-    *out = (struct store_status){.data_bytes = 1ull << 30, .free_bytes = 1ull << 30};
+    *out = (struct store_status){.data_bytes = 1ull << 30,
+                                 .free_bytes = 1ull << 30,
+                                 .log_bytes = 1ull << 20,
+                                 .log_free_bytes = world->log_free};
 }
 
 /* ---- The net ---- */
@@ -291,6 +295,7 @@ static int setup(void **state)
 
     (void)state;
     world = mem_zalloc(sizeof(*world));
+    world->log_free = 1 << 20;
     world->sim = sim_create(&sim);
     world->host = sim_host_create(world->sim, 1);
     world->loop = sim_loop_create(world->host);
@@ -932,6 +937,21 @@ static void no_grant_is_waited_for_when_its_holder_is_dead(void **state)
     assert_non_null(call_to(WIRE_QUERY, 3));
 }
 
+/* Many small objects fill the log long before the slots. */
+static void a_full_log_takes_only_what_is_there(void **state)
+{
+    (void)state;
+    activate();
+    world->log_free = (1 << 20) / 8;
+    assert_int_equal(client_write(1)->status, -ENOSPC);
+    world->version = osd_version(4, 7); /* the first block is there */
+    assert_false(client_write(2)->answered);
+    assert_int_equal(client_io(WIRE_OSD_WRITE, 3, STORE_BLOCK, STORE_BLOCK)->status, -ENOSPC);
+    world->log_free = (1 << 20) / 16;
+    assert_int_equal(client_write(4)->status, -ENOSPC);
+    assert_int_equal(world->writes_count, 1);
+}
+
 /* ---- Moves ---- */
 
 /* OSDs 2 and 3 have all of it, and we are not wanted. */
@@ -1078,6 +1098,7 @@ int main(void)
         TEST(an_older_incarnation_is_refused),
         TEST(a_deposed_primary_answers_nothing_with_success),
         TEST(a_grant_is_waited_for_before_the_next_reign),
+        TEST(a_full_log_takes_only_what_is_there),
         TEST(what_moved_away_is_dropped),
         TEST(nothing_is_dropped_while_somebody_brings_us_up_to_date),
         TEST(who_dropped_something_is_brought_up_to_date_with_all_of_it),

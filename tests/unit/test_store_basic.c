@@ -335,6 +335,7 @@ static void a_full_ring_refuses_new_objects_and_still_deletes(void **state)
     while (world_write(&w, object, 1, 0, 1, object) == 0)
         assert_true(++object < 20000);
     assert_true(world_status(&w).free_bytes > STORE_OBJECT_MAX);
+    assert_true(world_status(&w).log_free_bytes < 200 && world_status(&w).log_bytes > 100000);
     assert_false(exists(&w, object));
     assert_int_equal(world_write(&w, 1, 2, 0, 1, 77), 0);
     for (uint64_t i = 1; i < object; i += 2)
