@@ -249,8 +249,9 @@ static int part_judge_answer(struct client_part *p)
 
     if (status == 0 && p->op->kind == CLIENT_READ && !part_read_is_intact(p)) {
         c->status.crc_errors_total++;
-        log_warn("client", "read failed its checksums osd=%u pg=%llx object=%llu", p->route.primary,
-                 (unsigned long long)p->route.pg, (unsigned long long)p->object);
+        log_warn("client", "read failed its checksums osd=%u pg=%u.%x object=%llu",
+                 p->route.primary, (uint32_t)(p->route.pg >> 32), (uint32_t)p->route.pg,
+                 (unsigned long long)p->object);
         return -EBADMSG;
     }
     if (status == -ENOENT && p->call.reply_revision < c->map->revision &&
@@ -311,8 +312,9 @@ static void part_back_off(struct client_part *p, int status)
 {
     p->tries++;
     if (p->tries == CLIENT_TRIES_LOGGED)
-        log_warn("client", "still no answer for an object pg=%llx osd=%u epoch=%u status=%d",
-                 (unsigned long long)p->route.pg, p->route.primary, p->route.epoch, status);
+        log_warn("client", "still no answer for an object pg=%u.%x osd=%u epoch=%u status=%d",
+                 (uint32_t)(p->route.pg >> 32), (uint32_t)p->route.pg, p->route.primary,
+                 p->route.epoch, status);
     part_wait(p, part_backoff_ns(p));
 }
 
