@@ -29,7 +29,9 @@ cleanup() {
         wait "$demo_pid" 2>/dev/null || true
     fi
     [ -z "$restarted_pid" ] || wait "$restarted_pid" 2>/dev/null || true
-    if [ $rc != 0 ] && [ -n "$work" ]; then
+    if [ $rc = 130 ]; then
+        echo "quickstart: interrupted; what it started is stopped, what it wrote is removed" >&2
+    elif [ $rc != 0 ] && [ -n "$work" ]; then
         echo "quickstart failed (exit $rc); the last lines of the logs:" >&2
         tail -n 20 "$work"/demo.out "$work"/demo/*.log >&2 2>/dev/null || true
     fi
@@ -47,6 +49,7 @@ say() { printf '%-34s %s\n' "$1" "$2"; }
 
 # shellcheck disable=SC2086
 packages_install "what is needed to build and to show it" $PACKAGES_BUILD $PACKAGES_SHOW
+echo "Building build/skerry; the first time takes up to a few minutes"
 begin=$(now)
 cmake -G Ninja -S . -B build -DSKERRY_TESTS=OFF >/dev/null
 ninja -C build skerry >/dev/null || { ninja -C build skerry; exit 1; }
@@ -152,8 +155,8 @@ if [ $keep_running = 1 ]; then
     rm -f "$raw" "$work/list" "$work/fsck.out"
     echo
     sed -n '/^Try:/,/^$/p' "$work/demo.out"
-    echo "The cluster keeps running (its addresses: $json)."
-    echo "Stop it and remove its data with: kill $demo_pid; sleep 3; rm -r $work"
+    echo "The cluster keeps running, with the images fs1 and fs2 in it (its addresses: $json)."
+    echo "Stop it and remove its data with: kill $demo_pid; tail --pid=$demo_pid -f /dev/null; rm -r $work"
 else
     echo
     echo "To play with such a cluster: build/skerry demo, or deploy/quickstart.sh --keep-running"
