@@ -192,22 +192,27 @@ static void on_leader(void *arg, uint32_t leader)
     meta_set_hint(arg, leader);
 }
 
-/* The place-th of all nodes we could ask: contacts first, they are the only ones at the start. */
+/* The place-th of all nodes we could ask: contacts first, they are the only ones at the start, with
+ * those who have spoken to us. */
 static bool any_node(struct meta *m, uint32_t place, net_endpoint *out)
 {
     const struct map *map = feeds_map(&m->feeds);
     uint32_t nodes = map == NULL ? 0 : map->nodes_count;
-    uint32_t count = m->contacts_count + nodes;
+    uint32_t heard = map != NULL                      ? 0
+                     : m->heard_next < META_HEARD_MAX ? m->heard_next
+                                                      : META_HEARD_MAX;
+    uint32_t count = m->contacts_count + nodes + heard;
 
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t at = (place + i) % count;
-        if (at < m->contacts_count) {
-            *out = m->contacts[at].node != 0 ? net_endpoint_make(NET_CONTROL, m->contacts[at].node)
-                                             : meta_contact_endpoint(at);
-        } else {
-            *out = net_endpoint_make(NET_CONTROL, map->nodes[at - m->contacts_count].id);
-        }
-        if (net_endpoint_id(*out) != m->config.node)
+        uint32_t at = (place + i) % count, id;
+        if (at < m->contacts_count)
+            id = m->contacts[at].node;
+        else if (at < m->contacts_count + nodes)
+            id = map->nodes[at - m->contacts_count].id;
+        else
+            id = m->heard[at - m->contacts_count - nodes].node;
+        *out = id != 0 ? net_endpoint_make(NET_CONTROL, id) : meta_contact_endpoint(at);
+        if (id != m->config.node)
             return true;
     }
     return false;

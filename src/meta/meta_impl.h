@@ -25,6 +25,7 @@ enum {
     META_RPC_HEARTBEAT = 121, /* [node, incarnation, [[osd, incarnation]...]] ->
                                  [leader, revision, [live nodes], [voters]] */
     META_RPC_REPORT = 122,    /* one-way: [osd, incarnation, refused] */
+    META_RPC_LEADER = 125,    /* one-way, no body: who sends it leads */
 
     META_CONTACTS_MAX = 64,
     META_HEARD_MAX = 64,
@@ -35,6 +36,7 @@ enum {
     META_BEAT_MAX = 16 << 10, /* bytes of a heartbeat or its answer */
     META_TICK_MS = 100,
     META_STEP_DOWN_MS = 1000,   /* then it is given up, and this node leads on */
+    META_CALL_HOME_MS = 500,    /* between calls to nodes that are there and do not report */
     META_LEADER_LOST_MS = 2000, /* a member that no leader answers for so long asks around */
 };
 
@@ -135,6 +137,10 @@ struct meta {
     uint64_t hash_index; /* the last one that was proposed */
     struct raft_proposal member;
     bool member_busy;
+    struct rpc_call home;
+    bool home_busy;
+    uint32_t home_last; /* the node that was called last */
+    uint64_t home_ns;   /* when the next may be */
 };
 
 /* meta.c */

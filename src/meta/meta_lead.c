@@ -128,6 +128,50 @@ void meta_lead_want_peers(struct meta *m)
     }
 }
 
+/*
+ * A node that was away may know nobody's address: it began the cluster, or all have moved. Raft
+ * calls its members, and nobody else would call it when it was taken out of them meanwhile. So the
+ * leader, which is connected to it, says who leads and where.
+ */
+static void home_on_sent(struct rpc_call *call)
+{
+    container_of(call, struct meta, home)->home_busy = false;
+}
+
+/* The next node, by turns, that we reach and that does not report. 0: none. */
+static uint32_t next_stray(const struct meta *m, const struct map *map, uint64_t now)
+{
+    uint32_t first = 0;
+
+    for (uint32_t i = 0; i < map->nodes_count; i++) {
+        uint32_t id = map->nodes[i].id;
+        if (id == m->config.node || id > META_NODES_MAX || !m->linked[id] ||
+            duties_node_is_alive(&m->duties, id, now))
+            continue;
+        if (id > m->home_last)
+            return id;
+        if (first == 0)
+            first = id;
+    }
+    return first;
+}
+
+static void call_home(struct meta *m, const struct map *map, uint64_t now)
+{
+    if (m->home_busy || now < m->home_ns)
+        return;
+    m->home_ns = now + META_CALL_HOME_MS * NS_PER_MS;
+    m->home_last = next_stray(m, map, now);
+    if (m->home_last == 0)
+        return;
+    m->home = (struct rpc_call){.to = net_endpoint_make(NET_CONTROL, m->home_last),
+                                .kind = META_RPC_LEADER,
+                                .deadline_ns = now + NS_PER_S,
+                                .done = home_on_sent};
+    m->home_busy = true;
+    rpc_send_start(m->config.net, &m->home);
+}
+
 void meta_lead_run(struct meta *m, uint64_t now, uint64_t *next_ns)
 {
     const struct map *map = feeds_map(&m->feeds);
@@ -151,6 +195,7 @@ void meta_lead_run(struct meta *m, uint64_t now, uint64_t *next_ns)
         start_change(m, now);
     run_member(m);
     run_hash(m, now);
+    call_home(m, map, now);
 }
 
 void meta_lead_open(struct meta *m)

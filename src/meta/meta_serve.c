@@ -172,7 +172,7 @@ void meta_handle(struct meta *m, struct rpc_request *req)
     enum net_kind from = net_endpoint_kind(req->from);
 
     bool of_raft = req->kind >= RAFT_RPC_KIND_FIRST && req->kind <= RAFT_RPC_KIND_LAST;
-    bool of_nodes = of_raft || req->kind == META_RPC_HEARTBEAT;
+    bool of_nodes = of_raft || req->kind == META_RPC_HEARTBEAT || req->kind == META_RPC_LEADER;
 
     if ((from == NET_JOINER && req->kind != META_RPC_JOIN) || (of_nodes && from != NET_CONTROL)) {
         rpc_reply_status(req, -EPERM);
@@ -193,6 +193,10 @@ void meta_handle(struct meta *m, struct rpc_request *req)
         break;
     case META_RPC_REPORT:
         meta_report_handle(m, req);
+        break;
+    case META_RPC_LEADER:
+        meta_set_hint(m, (uint32_t)net_endpoint_id(req->from));
+        rpc_reply_status(req, 0);
         break;
     case META_RPC_WATCH:
         watch_handle(&m->watch, req);

@@ -1146,11 +1146,11 @@ static bool is_replaced(void *arg)
 }
 
 /* While it is away another one takes its place. It comes back with a log in which it is a voter. */
-static void replace_a_voter(uint32_t nodes, uint32_t voters)
+static void replace_a_voter(uint32_t nodes, uint32_t voters, uint32_t which)
 {
     struct world w;
     world_open(&w, 30 + nodes, nodes);
-    struct node *lost = a_follower(&w);
+    struct node *lost = which != 0 ? &w.nodes[which] : a_follower(&w);
     struct replaced r = {&w, lost->id, voters};
 
     assert_int_equal(members_as(world_leader(&w), RAFT_CORE_VOTER), voters);
@@ -1177,13 +1177,20 @@ static void replace_a_voter(uint32_t nodes, uint32_t voters)
 static void a_voter_that_was_replaced_stands_by_when_it_comes_back(void **unused)
 {
     (void)unused;
-    replace_a_voter(4, 3);
+    replace_a_voter(4, 3, 0);
+}
+
+/* It has joined nobody and knows no address. */
+static void the_first_node_finds_home_when_it_was_replaced(void **unused)
+{
+    (void)unused;
+    replace_a_voter(8, 5, 1);
 }
 
 static void a_voter_that_was_replaced_follows_when_there_is_no_place_for_it(void **unused)
 {
     (void)unused;
-    replace_a_voter(8, 5);
+    replace_a_voter(8, 5, 0);
 }
 
 /* ---- OSDs ---- */
@@ -1668,6 +1675,7 @@ int main(void)
         cmocka_unit_test(a_client_that_was_cut_off_catches_up_from_whoever_is_there),
         cmocka_unit_test(a_standby_that_the_leader_cannot_reach_follows_another_node),
         cmocka_unit_test(a_voter_that_was_replaced_stands_by_when_it_comes_back),
+        cmocka_unit_test(the_first_node_finds_home_when_it_was_replaced),
         cmocka_unit_test(a_voter_that_was_replaced_follows_when_there_is_no_place_for_it),
         cmocka_unit_test(a_client_that_missed_more_than_is_remembered_gets_everything),
         cmocka_unit_test(an_osd_whose_process_is_killed_is_dead_at_once),
