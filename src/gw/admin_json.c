@@ -119,6 +119,10 @@ json_t *admin_json_node(const struct map_node *n, bool up, const struct raft_cor
     json_object_set_new(object, "address", json_addr(&n->addr));
     json_object_set_new(object, "incarnation", json_count(n->incarnation));
     json_object_set_new(object, "up", json_boolean(up));
+    json_object_set_new(object, "state",
+                        json_string(n->incarnation == 0 ? "never started"
+                                    : up                ? "up"
+                                                        : "down"));
     json_object_set_new(object, "voter", json_boolean(voter));
     json_object_set_new(object, "leader", json_boolean(raft->leader == n->id));
     return object;
