@@ -71,7 +71,7 @@ struct osd_pg *osd_pg_find(struct osd *o, uint64_t id)
     return l != NULL ? container_of(l, struct osd_pg, by_id) : NULL;
 }
 
-uint64_t osd_floor(struct osd *o, uint64_t pg, uint64_t client, uint64_t floor)
+static struct osd_floor *osd_floor_of(struct osd *o, uint64_t pg, uint64_t client)
 {
     uint64_t key = mix64(pg) ^ client;
     struct osd_floor *f = NULL;
@@ -89,11 +89,35 @@ uint64_t osd_floor(struct osd *o, uint64_t pg, uint64_t client, uint64_t floor)
         list_push(&o->floors_list, &f->link);
         hash_insert(&o->floors, &f->by_key, key);
     }
-    if (floor > f->floor) {
-        f->floor = floor;
-        store_dedup_floor(o->store, pg, client, floor);
-    }
-    return f->floor;
+    return f;
+}
+
+uint64_t osd_floor(struct osd *o, uint64_t pg, uint64_t client, uint64_t floor)
+{
+    struct osd_floor *f = osd_floor_of(o, pg, client);
+
+    if (floor <= f->floor)
+        return f->floor;
+    if (floor - f->floor >= WIRE_OSD_WINDOW)
+        memset(f->nothings, 0, sizeof(f->nothings));
+    else
+        for (uint64_t seq = f->floor; seq < floor; seq++)
+            f->nothings[seq % WIRE_OSD_WINDOW / 64] &= ~(1ull << (seq % 64));
+    f->floor = floor;
+    store_dedup_floor(o->store, pg, client, floor);
+    return floor;
+}
+
+void osd_note_nothing(struct osd *o, uint64_t pg, uint64_t client, uint64_t seq)
+{
+    osd_floor_of(o, pg, client)->nothings[seq % WIRE_OSD_WINDOW / 64] |= 1ull << (seq % 64);
+}
+
+bool osd_was_nothing(struct osd *o, uint64_t pg, uint64_t client, uint64_t seq)
+{
+    const struct osd_floor *f = osd_floor_of(o, pg, client);
+
+    return (f->nothings[seq % WIRE_OSD_WINDOW / 64] >> (seq % 64) & 1) != 0;
 }
 
 /* Fenced clients: nothing of theirs can come any more, so their dedup records are of no use. */

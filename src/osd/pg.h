@@ -300,7 +300,10 @@ struct osd_floor {
     struct hash_link by_key;
     struct list link;
     uint64_t pg, client, floor;
+    uint64_t nothings[WIRE_OSD_WINDOW / 64]; /* bit seq % WIRE_OSD_WINDOW, from the floor on */
 };
+
+static_assert(WIRE_OSD_WINDOW % 64 == 0, "a bit for each seq");
 
 /* The incarnation an OSD had in the map that its address was last taken from. */
 struct osd_peer {
@@ -363,6 +366,10 @@ void osd_fail(struct osd *o, int error, const char *why);
 bool osd_has_room(struct osd *o, bool in_place);
 /* R10. The highest floor heard; raises it to `floor`. */
 uint64_t osd_floor(struct osd *o, uint64_t pg, uint64_t client, uint64_t floor);
+/* R10, of what was answered without a version: there was nothing to do. Of this reign only, as is
+ * any request that may come twice (I7). Not of a seq beyond the window. */
+void osd_note_nothing(struct osd *o, uint64_t pg, uint64_t client, uint64_t seq);
+bool osd_was_nothing(struct osd *o, uint64_t pg, uint64_t client, uint64_t seq);
 
 /* ---- pg.c ---- */
 

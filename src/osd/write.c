@@ -567,6 +567,40 @@ static int write_start(struct osd_pg *pg, struct rpc_request *req, const struct 
     return result;
 }
 
+/* How many blocks of its range our store has. */
+static uint32_t write_blocks_there(struct osd *o, const struct wire_osd_io *io)
+{
+    struct store_id id = {io->image, io->object};
+    struct store_object object;
+    uint32_t first = io->offset / STORE_BLOCK, there = 0;
+
+    if (!store_lookup(o->store, &id, &object))
+        return 0;
+    for (uint32_t b = first; b < first + wire_pieces(io->offset, io->len); b++)
+        there += object.present[b / 64] >> (b % 64) & 1;
+    return there;
+}
+
+/*
+ * Zeros where there is nothing: done. Discards of a whole new image would else leave a record of
+ * each of its objects. It is a look at what is there, and so needs leases as a read does (R7).
+ */
+static bool write_is_nothing(struct osd_pg *pg, const struct rpc_request *req,
+                             const struct wire_osd_io *io)
+{
+    struct osd *o = pg->osd;
+    struct store_id id = {io->image, io->object};
+
+    if (req->kind != WIRE_OSD_ZERO)
+        return false;
+    if (osd_was_nothing(o, pg->id, io->client, io->seq))
+        return true;
+    if (osd_object_find(o, &id) != NULL || write_blocks_there(o, io) > 0 || !osd_leased(pg))
+        return false;
+    osd_note_nothing(o, pg->id, io->client, io->seq);
+    return true;
+}
+
 /*
  * Room for new data everywhere; or it takes the place of what is there already, and our own store
  * has room for that; or it gives room back. What is not refused here is carried through, and our
@@ -575,20 +609,12 @@ static int write_start(struct osd_pg *pg, struct rpc_request *req, const struct 
 static bool write_fits(struct osd_pg *pg, const struct rpc_request *req,
                        const struct wire_osd_io *io)
 {
-    struct osd *o = pg->osd;
-    struct store_id id = {io->image, io->object};
-    struct store_object object = {.version = 0};
-    uint32_t first = io->offset / STORE_BLOCK, pieces = wire_pieces(io->offset, io->len), there = 0;
-
     if (osd_pg_has_room(pg))
         return true;
-    if (!store_lookup(o->store, &id, &object))
-        return false;
-    for (uint32_t b = first; b < first + pieces; b++)
-        there += object.present[b / 64] >> (b % 64) & 1;
+    uint32_t there = write_blocks_there(pg->osd, io);
     if (req->kind == WIRE_OSD_ZERO)
         return there > 0;
-    return there == pieces && osd_has_room(o, true);
+    return there == wire_pieces(io->offset, io->len) && osd_has_room(pg->osd, true);
 }
 
 void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
@@ -604,6 +630,10 @@ void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
         uint64_t floor = osd_floor(o, pg->id, io.client, io.floor);
         if (io.seq < floor || io.seq >= io.floor + WIRE_OSD_WINDOW)
             result = -ECANCELED;
+    }
+    if (result == 0 && write_is_nothing(pg, req, &io)) {
+        rpc_reply_status(req, 0);
+        return;
     }
     if (result == 0 && !write_fits(pg, req, &io))
         result = -ENOSPC;

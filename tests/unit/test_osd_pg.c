@@ -384,10 +384,12 @@ static struct request *client_io(uint16_t kind, uint64_t seq, uint32_t offset, u
     struct wire_osd_io io = {.image = IMAGE, .offset = offset, .len = len};
     uint32_t pieces = wire_pieces(offset, len);
 
-    if (kind == WIRE_OSD_WRITE) {
+    if (kind != WIRE_OSD_READ) {
         io.client = CLIENT;
         io.seq = seq;
         io.floor = 1;
+    }
+    if (kind == WIRE_OSD_WRITE) {
         r->data = mem_alloc_aligned(pieces * STORE_BLOCK, STORE_BLOCK);
         memset(r->data, (int)seq, pieces * STORE_BLOCK);
         r->req.data = r->data;
@@ -952,6 +954,30 @@ static void a_full_log_takes_only_what_is_there(void **state)
     assert_int_equal(world->writes_count, 1);
 }
 
+static void zeros_where_there_is_nothing_leave_no_record(void **state)
+{
+    (void)state;
+    activate();
+    assert_false(
+        client_io(WIRE_OSD_ZERO, 1, 0, STORE_BLOCK)->answered); /* no leases: it is a write */
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(world->writes[0]->kind, STORE_ZERO);
+    answer_store(0, 0);
+    answer(WIRE_SUB_WRITE, 2, 0, NULL, 0);
+    answer(WIRE_SUB_WRITE, 3, 0, NULL, 0);
+    grant_leases();
+    world->version = 0;
+    struct request *r = client_io(WIRE_OSD_ZERO, 2, 0, STORE_BLOCK);
+    assert_true(r->answered);
+    assert_int_equal(r->status, 0);
+    assert_int_equal(world->writes_count, 1);
+    world->version = osd_version(5, 7); /* somebody else writes, and the zeros come once more */
+    assert_true(client_io(WIRE_OSD_ZERO, 2, 0, STORE_BLOCK)->answered);
+    assert_int_equal(world->writes_count, 1);
+    assert_false(client_io(WIRE_OSD_ZERO, 3, 0, STORE_BLOCK)->answered);
+    assert_int_equal(world->writes_count, 2);
+}
+
 /* ---- Moves ---- */
 
 /* OSDs 2 and 3 have all of it, and we are not wanted. */
@@ -1099,6 +1125,7 @@ int main(void)
         TEST(a_deposed_primary_answers_nothing_with_success),
         TEST(a_grant_is_waited_for_before_the_next_reign),
         TEST(a_full_log_takes_only_what_is_there),
+        TEST(zeros_where_there_is_nothing_leave_no_record),
         TEST(what_moved_away_is_dropped),
         TEST(nothing_is_dropped_while_somebody_brings_us_up_to_date),
         TEST(who_dropped_something_is_brought_up_to_date_with_all_of_it),
