@@ -322,6 +322,8 @@ static void copy_begin_replace(struct osd_copy *c)
     bool ours_wins = activation && known && object.version >= c->st.version;
     bool nothing = c->st.version == 0 && c->st.dedups_count == 0;
 
+    if (osd_image_is_gone(o, c->st.id.image)) /* what this brings back goes with the next pass */
+        osd_want_purge(o);
     c->state = OSD_COPY_REPLACING;
     c->result = 0;
     c->waits = 1;

@@ -131,7 +131,8 @@ static int sub_judge(struct osd_sub *s, uint64_t previous)
     bool known = store_lookup(s->osd->store, &w->id, &object);
     uint64_t have = known ? object.version : 0;
 
-    if (w->version <= s->pg->stable)
+    /* The one it goes on top of may have been dropped already; its writer must come to its end. */
+    if (w->version <= s->pg->stable || osd_image_is_gone(s->osd, w->id.image))
         return 0;
     if (w->version <= have)
         return sub_object_busy(s->pg, &w->id) ? -EAGAIN : 0;

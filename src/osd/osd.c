@@ -64,6 +64,11 @@ bool osd_is_up(const struct osd *o, uint32_t osd)
     return osd_incarnation_of(o, osd) != 0;
 }
 
+bool osd_image_is_gone(const struct osd *o, uint64_t image)
+{
+    return image <= o->map->image_last && map_image(o->map, image) == NULL;
+}
+
 struct osd_pg *osd_pg_find(struct osd *o, uint64_t id)
 {
     struct hash_link *l = hash_find(&o->pgs, id);
@@ -232,7 +237,7 @@ static struct osd_pg *osd_pg_of_row(struct osd *o, const struct map_pg *row)
     return pg;
 }
 
-static void osd_want_purge(struct osd *o)
+void osd_want_purge(struct osd *o)
 {
     o->purge_wanted = true;
     o->purge_again = true;
@@ -339,10 +344,12 @@ static void purge_on_done(struct store_write *w)
 
 static bool purge_is_due(struct osd *o, const struct osd_pg *pg, const struct store_object *object)
 {
-    if (osd_object_find(o, &object->id) != NULL)
+    if (!pg->foreign && !osd_image_is_gone(o, object->id.image))
         return false;
-    return pg->foreign ||
-           (object->id.image <= o->map->image_last && map_image(o->map, object->id.image) == NULL);
+    if (osd_object_find(o, &object->id) == NULL)
+        return true;
+    o->purge_again = true; /* somebody still has to do with it */
+    return false;
 }
 
 /* The next PG in the list, or none: then the pass is over. */

@@ -359,6 +359,9 @@ struct osd {
 uint32_t osd_incarnation_of(const struct osd *o, uint32_t osd); /* by the map; 0: not up */
 bool osd_is_up(const struct osd *o, uint32_t osd);
 struct osd_pg *osd_pg_find(struct osd *o, uint64_t id);
+/* It was deleted: whatever there is of it is going, and nobody will ask for it again. */
+bool osd_image_is_gone(const struct osd *o, uint64_t image);
+void osd_want_purge(struct osd *o);
 bool osd_mutated(const struct osd *o, enum osd_mutant m);
 /* The device is of no use any more: serve nothing, tell the node. */
 void osd_fail(struct osd *o, int error, const char *why);

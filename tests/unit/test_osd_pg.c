@@ -978,6 +978,24 @@ static void zeros_where_there_is_nothing_leave_no_record(void **state)
     assert_int_equal(world->writes_count, 2);
 }
 
+static void a_write_of_an_image_that_is_gone_comes_to_its_end(void **state)
+{
+    (void)state;
+    world->version = osd_version(4, 7);
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world->map.images_count = 0;
+    world_publish();
+    world_run(100);
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(world->writes[0]->kind, STORE_PURGE);
+    answer_store(0, 0);
+    struct request *r = sub_write(2, 6, osd_version(6, 1), osd_version(4, 7));
+    assert_true(r->answered);
+    assert_int_equal(r->status, 0);
+    assert_int_equal(world->writes_count, 1);
+}
+
 /* ---- Moves ---- */
 
 /* OSDs 2 and 3 have all of it, and we are not wanted. */
@@ -1126,6 +1144,7 @@ int main(void)
         TEST(a_grant_is_waited_for_before_the_next_reign),
         TEST(a_full_log_takes_only_what_is_there),
         TEST(zeros_where_there_is_nothing_leave_no_record),
+        TEST(a_write_of_an_image_that_is_gone_comes_to_its_end),
         TEST(what_moved_away_is_dropped),
         TEST(nothing_is_dropped_while_somebody_brings_us_up_to_date),
         TEST(who_dropped_something_is_brought_up_to_date_with_all_of_it),
