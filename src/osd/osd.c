@@ -761,6 +761,7 @@ void osd_status(struct osd *o, struct osd_status *out)
     out->failed = o->failed;
     if (o->store != NULL)
         store_status(o->store, &out->store);
+    out->full = o->store != NULL && !osd_has_room(o, false);
     list_for_each (pos, &o->pgs_list) {
         struct osd_pg *pg = container_of(pos, struct osd_pg, link);
         out->pgs_primary += pg->mine;

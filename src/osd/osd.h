@@ -69,6 +69,7 @@ void osd_stop(struct osd *o, struct loop *to, struct loop_msg *done_msg);
 struct osd_status {
     uint32_t id, incarnation;
     bool registered, failed;
+    bool full; /* refuses what is new; what takes the place of what is there goes on */
     uint32_t pgs_primary, pgs_active, pgs_recovering;
     uint64_t recovery_objects_left;
     uint64_t writes_total, reads_total, subwrites_total, recovered_objects_total,
