@@ -387,12 +387,14 @@ static void query_on_osd(struct loop_msg *msg)
     r->row = (struct admin_osd_row){.id = r->osd->id,
                                     .registered = status.registered,
                                     .failed = status.failed,
+                                    .full = status.full,
                                     .pgs_primary = status.pgs_primary,
                                     .pgs_active = status.pgs_active,
                                     .pgs_recovering = status.pgs_recovering,
                                     .recovery_objects_left = status.recovery_objects_left,
                                     .used_bytes = status.store.used_bytes,
                                     .data_bytes = status.store.data_bytes,
+                                    .free_bytes = status.store.free_bytes,
                                     .objects = status.store.objects,
                                     .crc_errors = status.store.crc_errors_total};
     msg->run = query_on_row;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/text.h"
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -38,6 +39,20 @@ static int show_table(struct cli *c, const char *path, const struct cli_column *
 
 /* ---- Status ---- */
 
+/* How much of it is used a node knows of its own disks only. */
+static void status_print_room(const json_t *s)
+{
+    char all[32], used[32], local[32];
+    size_to_str((uint64_t)number_of(s, NULL, "size_bytes"), all, sizeof(all));
+    size_to_str((uint64_t)number_of(s, "local", "used_bytes"), used, sizeof(used));
+    size_to_str((uint64_t)number_of(s, "local", "size_bytes"), local, sizeof(local));
+    printf("room       %s on all osds", all);
+    if (number_of(s, "local", "osds") > 0)
+        printf("; of those of node %s, which was asked, %s of %s used", text_of(s, "node"), used,
+               local);
+    printf("\n");
+}
+
 static void status_print(const json_t *s)
 {
     size_t index;
@@ -58,6 +73,7 @@ static void status_print(const json_t *s)
            number_of(s, "pgs", "total"), number_of(s, "pgs", "whole"),
            number_of(s, "pgs", "misplaced"), number_of(s, "pgs", "degraded"),
            number_of(s, "pgs", "blocked"));
+    status_print_room(s);
     const char *leader = text_of(json_object_get(s, "raft"), "leader_name");
     printf("metadata   leader %s, %ld of %ld voters up, term %ld, index %ld\n",
            leader[0] != '\0' ? leader : "unknown", number_of(s, "raft", "voters_up"),

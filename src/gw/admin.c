@@ -241,8 +241,17 @@ static void admin_status(struct admin_op *op)
 
     struct status_input in = {
         .map = map, .raft = &raft, .node_is_up = a->config.node_is_up, .arg = a->config.arg};
-    for (uint32_t i = 0; i < op->u.osds.count; i++)
-        in.recovery_objects_left += op->u.osds.rows[i].recovery_objects_left;
+    struct status_use uses[ADMIN_OSDS_MAX];
+    for (uint32_t i = 0; i < op->u.osds.count; i++) {
+        const struct admin_osd_row *row = &op->u.osds.rows[i];
+        in.recovery_objects_left += row->recovery_objects_left;
+        if (!row->failed && row->data_bytes > 0)
+            uses[in.uses_count++] = (struct status_use){.osd = row->id,
+                                                        .full = row->full,
+                                                        .data_bytes = row->data_bytes,
+                                                        .free_bytes = row->free_bytes};
+    }
+    in.uses = uses;
     struct status_report report;
     status_make(&in, &report);
     admin_answer(op, 200, admin_json_status(&report, map, &raft, a->config.node_name));

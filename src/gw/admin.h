@@ -42,8 +42,9 @@ struct admin_disk {
 struct admin_osd_row {
     uint32_t id;
     bool registered, failed;
+    bool full; /* it refuses what is new */
     uint32_t pgs_primary, pgs_active, pgs_recovering;
-    uint64_t recovery_objects_left, used_bytes, data_bytes, objects, crc_errors;
+    uint64_t recovery_objects_left, used_bytes, data_bytes, free_bytes, objects, crc_errors;
 };
 
 enum { ADMIN_OSDS_MAX = 64 };

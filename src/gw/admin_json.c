@@ -99,6 +99,10 @@ json_t *admin_json_status(const struct status_report *r, const struct map *m,
     json_object_set_new(object, "raft", status_raft(r, m, raft));
     json_object_set_new(object, "images", json_count(m->images_count));
     json_object_set_new(object, "size_bytes", json_count(r->size_bytes));
+    json_object_set_new(object, "local",
+                        json_pack("{s:i, s:i, s:I, s:I}", "osds", (int)r->local_osds, "osds_full",
+                                  (int)r->local_full, "size_bytes", (json_int_t)r->local_size_bytes,
+                                  "used_bytes", (json_int_t)r->local_used_bytes));
     json_object_set_new(object, "recovery_objects_left", json_count(r->recovery_objects_left));
     json_object_set_new(object, "revision", json_count(m->revision));
     return object;

@@ -8,7 +8,7 @@
 #include "base/check.h"
 #include "base/pool.h"
 
-enum { STATUS_LIST_MAX = 180 };
+enum { STATUS_LIST_MAX = 180, STATUS_NEARFULL_PERCENT = 85 };
 
 static void say(char *dst, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -230,6 +230,37 @@ static void status_check_osds(const struct map *m, struct status_report *r)
     }
 }
 
+/* ---- Room ---- */
+
+static void status_check_room(const struct status_input *in, struct status_report *r)
+{
+    char full[STATUS_LIST_MAX] = "", nearly[STATUS_LIST_MAX] = "", name[24];
+
+    r->local_osds = in->uses_count;
+    for (uint32_t i = 0; i < in->uses_count; i++) {
+        const struct status_use *u = &in->uses[i];
+        uint64_t used = u->data_bytes - u->free_bytes;
+        r->local_size_bytes += u->data_bytes;
+        r->local_used_bytes += used;
+        r->local_full += u->full;
+        snprintf(name, sizeof(name), "osd.%u", u->osd);
+        if (u->full)
+            status_list(full, name);
+        else if (used * 100 >= u->data_bytes * STATUS_NEARFULL_PERCENT)
+            status_list(nearly, name);
+    }
+    if (full[0] != '\0') {
+        struct status_check *c = status_add(r, "FULL", STATUS_ERROR);
+        say(c->message, "no room on: %s; what is new there is refused, overwrites go on", full);
+        say(c->action, "delete images, or add disks: skerry disk add PATH");
+    }
+    if (nearly[0] != '\0') {
+        struct status_check *c = status_add(r, "NEARFULL", STATUS_WARN);
+        say(c->message, "%d %% or more is used of: %s", STATUS_NEARFULL_PERCENT, nearly);
+        say(c->action, "add disks before they are full: skerry disk add PATH; or delete images");
+    }
+}
+
 static void status_check_nodes(const struct status_input *in, struct status_report *r)
 {
     char down[STATUS_LIST_MAX] = "";
@@ -336,7 +367,8 @@ static void status_judge_writable(const struct status_input *in, const char *mis
         status_blocked(r);
     } else {
         r->writable = true;
-        say(r->writable_why, "every placement group is active");
+        say(r->writable_why, "every placement group is active%s",
+            r->local_full > 0 ? ", but only overwrites go on where disks are full" : "");
     }
     if (r->pgs_degraded > 0) {
         struct status_check *c = status_add(r, "PG_DEGRADED", STATUS_WARN);
@@ -382,6 +414,7 @@ void status_make(const struct status_input *in, struct status_report *out)
     status_check_nodes(in, out);
     status_count_voters(in, out, missing);
     status_check_osds(in->map, out);
+    status_check_room(in, out);
     status_count_pgs(in->map, out);
     status_judge_writable(in, missing, out);
     status_judge_survives(out);

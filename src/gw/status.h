@@ -11,9 +11,11 @@
  *
  * Nodes and OSDs that were given a number and have never started count for nothing.
  *
- * Writable: Raft has a leader, there is a PG, and none is blocked.
- * Survives another failure: writable, and whichever one node goes next, every PG keeps min_size
- * of S and Raft a majority of its voters.
+ * Writable: Raft has a leader, there is a PG, and none is blocked. A full OSD takes from that only
+ * what is new: it is a check of its own, which only the node that has the OSD can make.
+ *
+ * Survives another failure: writable, and whichever one node goes next, every PG keeps min_size of
+ * S and Raft a majority of its voters.
  */
 
 #ifndef GW_STATUS_H
@@ -34,12 +36,21 @@ struct status_check {
     char action[STATUS_TEXT_MAX];
 };
 
+/* What an OSD of this node has room for; of those of other nodes it is not known. */
+struct status_use {
+    uint32_t osd;
+    bool full; /* it refuses what is new */
+    uint64_t data_bytes, free_bytes;
+};
+
 struct status_input {
     const struct map *map; /* an empty one: this node has not heard of a leader since it started */
     const struct raft_core_status *raft; /* of meta_group() */
     bool (*node_is_up)(void *arg, uint32_t node);
     void *arg;
     uint64_t recovery_objects_left; /* of the OSDs of this node */
+    const struct status_use *uses;  /* and their room */
+    uint32_t uses_count;
 };
 
 struct status_report {
@@ -53,6 +64,8 @@ struct status_report {
     uint32_t pgs, pgs_active, pgs_whole, pgs_misplaced, pgs_degraded, pgs_blocked;
     uint32_t pgs_activating; /* those of the blocked that have enough copies up */
     uint64_t size_bytes, recovery_objects_left;
+    uint32_t local_osds, local_full; /* OSDs of this node; those of them without room */
+    uint64_t local_size_bytes, local_used_bytes;
     uint32_t checks_count;
     struct status_check checks[STATUS_CHECKS_MAX];
 };

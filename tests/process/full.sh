@@ -27,6 +27,8 @@ done
 grep -q 'No space left' "$dir/io.out" || { cat "$dir/io.out" >&2; fail "a full OSD is not said to be full"; }
 [ "$mb" -ge 128 ] || fail "full after $mb MiB of 256"
 status_of | jq -e '.osds.up == 3 and .writable' >/dev/null || fail "a full OSD is down"
+status_of | jq -e '.health == "error" and any(.checks[]; .code == "FULL") and .local.osds_full == 1' >/dev/null ||
+    { cli status; fail "status does not say that an OSD is full"; }
 qemu-img compare -q -f raw -F raw "$dir/kept" "$(of 1 nbd)/small" || fail "other data on a full OSD"
 io "$(of 1 nbd)/big" -c 'read -P 0x5a 0 16M' >"$dir/io.out" 2>&1 && ! grep -q 'verification failed' "$dir/io.out" ||
     fail "what was acknowledged before it was full is not there"
@@ -37,6 +39,8 @@ cli image delete big --yes >/dev/null
 cli image create next 128M >/dev/null
 takes() { io "$(of 0 nbd)/next" -c 'write -P 0x22 0 64M'; }
 until_true 60 takes || fail "deleting an image makes no room"
+status_of | jq -e '.health == "ok" and .local.used_bytes < .local.size_bytes / 2' >/dev/null ||
+    { cli status; fail "status does not say that there is room again"; }
 echo "a full OSD: refused after $mb MiB of 256, overwrites go on, a delete makes room"
 demo_stop
 rm -rf "$dir/demo"

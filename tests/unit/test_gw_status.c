@@ -22,6 +22,8 @@ struct world {
     struct map_pool pool;
     struct map_pg pgs[2];
     struct raft_core_status raft;
+    struct status_use uses[2];
+    uint32_t uses_count;
     bool node_up[5];
     struct status_report report;
 };
@@ -71,8 +73,12 @@ static void world_lose_node(struct world *w, uint32_t node)
 
 static const struct status_check *world_judge(struct world *w, const char *code)
 {
-    struct status_input in = {
-        .map = &w->map, .raft = &w->raft, .node_is_up = world_node_is_up, .arg = w};
+    struct status_input in = {.map = &w->map,
+                              .raft = &w->raft,
+                              .node_is_up = world_node_is_up,
+                              .arg = w,
+                              .uses = w->uses,
+                              .uses_count = w->uses_count};
     status_make(&in, &w->report);
     for (uint32_t i = 0; i < w->report.checks_count; i++)
         if (code != NULL && strcmp(w->report.checks[i].code, code) == 0)
@@ -109,6 +115,31 @@ static void without_one_node_it_is_writable_and_survives_no_more(void **state)
     assert_non_null(strstr(w.report.survives_why, "min_size 2"));
     assert_int_equal(w.report.health, STATUS_WARN);
     assert_int_equal(w.report.pgs_degraded, 2);
+}
+
+static void disks_of_this_node_without_room_are_told(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w);
+    w.uses_count = 2;
+    w.uses[0] = (struct status_use){.osd = 1, .data_bytes = 1000, .free_bytes = 151};
+    w.uses[1] = (struct status_use){.osd = 2, .data_bytes = 1000, .free_bytes = 1000};
+    world_judge(&w, NULL);
+    assert_int_equal(w.report.checks_count, 0);
+    assert_int_equal(w.report.local_size_bytes, 2000);
+    assert_int_equal(w.report.local_used_bytes, 849);
+
+    w.uses[0].free_bytes = 150;
+    assert_non_null(strstr(world_judge(&w, "NEARFULL")->message, "osd.1"));
+    assert_int_equal(w.report.health, STATUS_WARN);
+
+    w.uses[0].full = true;
+    assert_null(world_judge(&w, "NEARFULL"));
+    assert_non_null(strstr(world_judge(&w, "FULL")->message, "osd.1"));
+    assert_int_equal(w.report.health, STATUS_ERROR);
+    assert_true(w.report.writable);
+    assert_non_null(strstr(w.report.writable_why, "overwrites"));
 }
 
 static void a_member_that_is_still_in_s_but_down_leaves_the_pg_degraded(void **state)
@@ -319,6 +350,7 @@ int main(void)
         cmocka_unit_test(without_a_leader_nothing_is_promised),
         cmocka_unit_test(a_new_cluster_says_how_many_disks_it_waits_for),
         cmocka_unit_test(two_copies_on_one_node_do_not_survive_its_loss),
+        cmocka_unit_test(disks_of_this_node_without_room_are_told),
         cmocka_unit_test(long_names_and_many_disks_are_cut_not_spilled),
         cmocka_unit_test(a_problem_that_quotes_strange_bytes_is_still_told),
     };
