@@ -5,7 +5,8 @@
  * Promise: an op that ends with 0 is durable on every in-sync replica (writes) or is the newest
  * data (reads). Ops on overlapping ranges in flight together have no order. An op ends with an
  * error only for what retrying cannot cure: -ENOENT (the image was deleted), -EINVAL (out of
- * range), -ENOSPC, -EPERM (fenced), -ECANCELED (client is being closed).
+ * range), -ENOSPC, -ENODATA (no copy gives it back), -EPERM (fenced), -ECANCELED (client is being
+ * closed).
  *
  * Threading: one loop. Memory: an op and its buffer are the caller's until done().
  */

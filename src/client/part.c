@@ -270,6 +270,7 @@ static bool part_is_final(int status)
     case -ENOENT:
     case -EINVAL:
     case -ENOSPC:
+    case -ENODATA:
     case -ECANCELED:
         return true;
     default:

@@ -37,6 +37,7 @@ enum {
     OSD_COPIES_SERVE = 8,  /* fetches and pushes answered for others */
     OSD_COPIES_PER_PG = 4, /* activation or recovery of one PG */
     OSD_MERGES_MAX = 64,   /* writes that do not cover whole blocks, at once */
+    OSD_BAD_MAX = 8,       /* objects of a PG that are remembered as lost */
     OSD_SESSIONS_MAX = 8,  /* PGs in recovery at once */
     OSD_DEDUPS_MAX = 4096, /* dedup records of one object in one message */
     OSD_LIST_CHUNK = 64 << 10,
@@ -236,6 +237,12 @@ struct osd_grant { /* given to others (R6a) */
     uint64_t ns;
 };
 
+/* An object that no copy of S gave back so far (repair.c). */
+struct osd_bad {
+    struct store_id id;
+    uint32_t tries; /* since a repair of it went well; 0: none */
+};
+
 struct osd_lease { /* got from others (R7) */
     uint32_t osd;
     uint64_t sent_ns; /* 0: none */
@@ -287,6 +294,8 @@ struct osd_pg {
     uint64_t recovery_retry_ns;
     uint32_t courted, courted_epoch; /* who was last begun to be brought up to date, and when */
     uint32_t repair_next;            /* whose turn it is to be asked for a good copy */
+    struct osd_bad bad[OSD_BAD_MAX];
+    uint32_t bad_next;
 
     /* One proposal at a time. */
     struct meta_pg_change change;
@@ -477,7 +486,9 @@ void osd_peerings_free(struct osd *o); /* the loop is dead: those whose calls wi
 void osd_recoveries_free(struct osd *o);
 
 bool osd_is_unreadable(int result);
-void osd_repair_start(struct osd_pg *pg, const struct store_id *id);
+/* Begin one, or go on with it. -EAGAIN: whoever wanted the object shall come again; -ENODATA: it is
+ * bad on every member. */
+int osd_repair_start(struct osd_pg *pg, const struct store_id *id);
 
 void osd_recovery_step(struct osd_pg *pg);
 /* R6e: bring `member` fully up to date before the activation that includes it. 1: it is; 0: under

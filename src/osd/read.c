@@ -122,11 +122,11 @@ static void read_repair(struct osd_read *r)
 {
     struct osd_pg *pg = r->pg;
     struct store_id id = r->sr.id;
-    bool unreadable = osd_is_unreadable(r->sr.result);
+    int result = -EAGAIN;
 
-    read_finish(r, unreadable ? -EAGAIN : -EIO);
-    if (unreadable && osd_pg_acting(pg))
-        osd_repair_start(pg, &id);
+    if (osd_is_unreadable(r->sr.result) && osd_pg_acting(pg))
+        result = osd_repair_start(pg, &id);
+    read_finish(r, result);
 }
 
 static void read_step(struct task *task)

@@ -5,21 +5,50 @@
 /*
  * An object that our own device does not give back (a bad checksum, an error): the primary fetches
  * it from another member of S and writes it anew, to other slots. Whoever wanted to read it is told
- * to come again.
+ * to come again; or, when all others were asked and none gave it back, that it is lost. An error of
+ * a device may pass, so they are asked more than once.
  *
  * The copy is of our own version, or it is not taken: while it is under way nothing writes to the
  * object (OSD_USE_COPY), and what is not in flight is the same on every member.
  */
+
+enum { REPAIR_ROUNDS = 3 }; /* of all others; then it is lost */
 
 bool osd_is_unreadable(int result)
 {
     return result == -EBADMSG || result == -EIO;
 }
 
+static struct osd_bad *bad_find(struct osd_pg *pg, const struct store_id *id)
+{
+    for (uint32_t i = 0; i < OSD_BAD_MAX; i++) {
+        struct osd_bad *b = &pg->bad[i];
+        if (b->tries > 0 && b->id.image == id->image && b->id.object == id->object)
+            return b;
+    }
+    return NULL;
+}
+
+/* What another member said when it was asked for the object. */
+static void bad_note(struct osd_pg *pg, const struct store_id *id, int result)
+{
+    struct osd_bad *b = bad_find(pg, id);
+
+    if (b != NULL && result == 0) {
+        b->tries = 0;
+    } else if (b != NULL && osd_is_unreadable(result)) {
+        b->tries++;
+    } else if (osd_is_unreadable(result)) {
+        b = &pg->bad[pg->bad_next++ % OSD_BAD_MAX];
+        *b = (struct osd_bad){.id = *id, .tries = 1};
+    }
+}
+
 static void repair_on_done(struct osd_copy *c)
 {
     struct osd *o = c->osd;
 
+    bad_note(c->pg, &c->st.id, c->result);
     if (c->result == 0) {
         o->counters.repaired_objects_total++;
         log_warn(o->name, "repaired object=%llu image=%llu from=osd.%u",
@@ -54,15 +83,30 @@ static uint32_t repair_source(struct osd_pg *pg)
     return 0;
 }
 
-void osd_repair_start(struct osd_pg *pg, const struct store_id *id)
+static int repair_hope(struct osd_pg *pg, const struct store_id *id)
+{
+    const struct osd_bad *b = bad_find(pg, id);
+    uint32_t need[OSD_MEMBERS_MAX], others = 0;
+    struct store_status st;
+
+    store_status(pg->osd->store, &st);
+    if (st.failed) /* not the object, but the whole device: another primary will have it */
+        return -EAGAIN;
+    for (uint32_t i = 0, count = osd_pg_need(pg, NULL, need); i < count; i++)
+        others += osd_pg_in_set(pg, need[i]);
+    return others == 0 || (b != NULL && b->tries >= REPAIR_ROUNDS * others) ? -ENODATA : -EAGAIN;
+}
+
+int osd_repair_start(struct osd_pg *pg, const struct store_id *id)
 {
     uint32_t from = repair_source(pg);
+    int hope = repair_hope(pg, id);
 
     if (from == 0 || repair_is_under_way(pg, id))
-        return;
+        return hope;
     struct osd_copy *c = osd_copy_get(pg, false);
     if (c == NULL)
-        return; /* who reads it again asks again */
+        return hope; /* who reads it again asks again */
     c->st.id = *id;
     c->st.dedup_above = UINT64_MAX; /* our dedup records are not concerned */
     c->how = WIRE_PUSH_RECOVERY;
@@ -70,4 +114,5 @@ void osd_repair_start(struct osd_pg *pg, const struct store_id *id)
     c->locked = c->replace = c->repair = true;
     c->done = repair_on_done;
     osd_copy_start(c);
+    return hope;
 }

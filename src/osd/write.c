@@ -440,8 +440,7 @@ static void write_step_merging(struct osd_write *w)
         write_leave(w, -EAGAIN);
     } else if (w->merge_result != 0) {
         struct store_id id = {w->io.image, w->io.object};
-        write_leave(w, -EAGAIN);
-        osd_repair_start(w->pg, &id); /* our device does not give it back: another member has it */
+        write_leave(w, osd_repair_start(w->pg, &id)); /* another member has it */
     } else {
         write_apply_merge(w);
         write_begin(w);

@@ -134,7 +134,7 @@ static void retry_has_the_same_number_after_any_passing_error(void **state)
 static void final_errors_end_the_op(void **state)
 {
     (void)state;
-    static const int errors[] = {-ENOENT, -EINVAL, -ENOSPC, -ECANCELED};
+    static const int errors[] = {-ENOENT, -EINVAL, -ENOSPC, -ENODATA, -ECANCELED};
     struct world w;
     struct client_op op;
 

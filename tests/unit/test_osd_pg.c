@@ -860,6 +860,26 @@ static void a_recovery_that_fails_for_bit_rot_does_not_end_the_repair(void **sta
     assert_non_null(call_to(WIRE_FETCH, 2));
 }
 
+/* Each time another member is asked; a device's error may pass, so all of them three times. */
+static void what_no_member_gives_back_is_an_error_of_the_read(void **state)
+{
+    (void)state;
+    struct rpc_call *fetch = read_what_is_rotten();
+    for (uint32_t i = 0; i < 6; i++) {
+        answer(WIRE_FETCH, (uint32_t)net_endpoint_id(fetch->to), -EBADMSG, NULL, 0);
+        world_run(1);
+        struct request *r = client_io(WIRE_OSD_READ, 0, 0, STORE_BLOCK);
+        struct store_read *sr = world->read;
+        world->read = NULL;
+        sr->result = -EBADMSG;
+        sr->done(sr);
+        world_run(1);
+        assert_int_equal(r->status, i < 5 ? -EAGAIN : -ENODATA);
+        fetch = call_to(WIRE_FETCH, i % 2 == 0 ? 3 : 2);
+        assert_non_null(fetch);
+    }
+}
+
 static void a_repair_takes_no_other_version_than_our_own(void **state)
 {
     (void)state;
@@ -1137,6 +1157,7 @@ int main(void)
         TEST(a_member_that_left_does_not_end_the_recovery_that_brings_it_back),
         TEST(what_our_device_does_not_give_back_comes_from_another_member),
         TEST(a_recovery_that_fails_for_bit_rot_does_not_end_the_repair),
+        TEST(what_no_member_gives_back_is_an_error_of_the_read),
         TEST(a_repair_takes_no_other_version_than_our_own),
         TEST(a_sub_write_out_of_order_is_refused),
         TEST(an_older_incarnation_is_refused),
