@@ -46,7 +46,7 @@ static void status_print_room(const json_t *s)
     size_to_str((uint64_t)number_of(s, NULL, "size_bytes"), all, sizeof(all));
     size_to_str((uint64_t)number_of(s, "local", "used_bytes"), used, sizeof(used));
     size_to_str((uint64_t)number_of(s, "local", "size_bytes"), local, sizeof(local));
-    printf("room       %s on all osds", all);
+    printf("room       %s on all osds (every copy counts)", all);
     if (number_of(s, "local", "osds") > 0)
         printf("; of those of node %s, which was asked, %s of %s used", text_of(s, "node"), used,
                local);

@@ -4,10 +4,12 @@
  * A pure function of what one node knows: its map, its view of Raft, which nodes it believes to be
  * up, and what its own OSDs say. No clock, no I/O.
  *
- *   whole      a PG that is active and whose in-sync set S is as large as the pool wants, all up,
- * no two at one location if there are locations enough misplaced  all that but the last degraded
- * active, but a copy is missing or being made blocked    not serving writes: fewer than min_size of
- * S are up; or enough are, and no primary is active yet, which passes by itself
+ *   whole      active, and its in-sync set S is as large as the pool wants, all up, no two of it at
+ *              one location if there are locations enough
+ *   misplaced  all that but the last
+ *   degraded   active, but a copy is missing or being made
+ *   blocked    not serving writes: fewer than min_size of S are up; or enough are, and no
+ *              primary is active yet, which passes by itself
  *
  * Nodes and OSDs that were given a number and have never started count for nothing.
  *
