@@ -588,6 +588,21 @@ void osd_fetch_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
     copy_begin_read(c);
 }
 
+/* Recovery must not use up what writes that were let in need. */
+static bool push_fits(struct osd *o, const struct osd_copy *c)
+{
+    struct store_object own;
+    uint32_t have = 0;
+
+    if (c->how != WIRE_PUSH_RECOVERY || c->st.deleted || osd_has_room(o, OSD_ROOM_RECOVERY))
+        return true;
+    if (!store_lookup(o->store, &c->st.id, &own))
+        return false;
+    for (uint32_t i = 0; i < COUNT_OF(own.present); i++)
+        have += (uint32_t)__builtin_popcountll(own.present[i]);
+    return c->st.blocks <= have;
+}
+
 static int push_parse(struct osd_pg *pg, struct rpc_request *req, struct osd_copy *c)
 {
     const uint8_t *p = req->body.base;
@@ -605,6 +620,8 @@ static int push_parse(struct osd_pg *pg, struct rpc_request *req, struct osd_cop
         return -EBADMSG;
     if (number <= pg->push_last)
         return -EAGAIN;
+    if (!push_fits(pg->osd, c))
+        return -ENOSPC;
     pg->push_last = number;
     return 0;
 }

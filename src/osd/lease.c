@@ -257,7 +257,7 @@ void osd_lease_handle(struct osd *o, struct rpc_request *req)
         rpc_reply_status(req, -EINVAL);
         return;
     }
-    unsigned yes = osd_has_room(o, false) ? LEASE_GRANTED : LEASE_GRANTED_FULL;
+    unsigned yes = osd_has_room(o, OSD_ROOM_NEW) ? LEASE_GRANTED : LEASE_GRANTED_FULL;
     for (uint32_t i = 0; i < count; i++) {
         if (lease_grant(o, req, p + WIRE_LEASE_HEAD + WIRE_LEASE_ITEM * (size_t)i))
             granted[i / 4] = (uint8_t)(granted[i / 4] | yes << (2 * (i % 4)));

@@ -142,22 +142,28 @@ static void osd_forget_clients(struct osd *o)
 
 /*
  * A twentieth of the store, at least 16 MiB, at most a quarter: for what was sent and must be
- * carried through, and for recovery. Many small objects use up the log before the slots, so of
- * that an eighth is kept too; what replaces its own may use half of it, and all slots.
+ * carried through, and half of it for recovery. Many small objects use up the log before the slots,
+ * so of that an eighth is kept too.
  */
-bool osd_has_room(struct osd *o, bool in_place)
+bool osd_has_room(struct osd *o, enum osd_room what)
 {
     struct store_status st;
 
     store_status(o->store, &st);
-    uint64_t reserve = st.data_bytes / 20;
-    if (reserve < 16 << 20)
-        reserve = 16 << 20;
-    if (reserve > st.data_bytes / 4)
-        reserve = st.data_bytes / 4;
+    uint64_t data = st.data_bytes / 20, log = st.log_bytes / 8;
+    if (data < 16 << 20)
+        data = 16 << 20;
+    if (data > st.data_bytes / 4)
+        data = st.data_bytes / 4;
+    if (what == OSD_ROOM_RECOVERY) {
+        data /= 2;
+        log -= log / 4;
+    } else if (what == OSD_ROOM_IN_PLACE) {
+        data = STORE_OBJECT_MAX;
+        log /= 2;
+    }
     uint64_t records = (uint64_t)o->writes_pool.used * WRITE_RECORD_BYTES;
-    return st.free_bytes > (in_place ? STORE_OBJECT_MAX : reserve) + o->queued_bytes &&
-           st.log_free_bytes > st.log_bytes / (in_place ? 16 : 8) + records;
+    return st.free_bytes > data + o->queued_bytes && st.log_free_bytes > log + records;
 }
 
 /* ---- Registration ---- */
@@ -761,7 +767,7 @@ void osd_status(struct osd *o, struct osd_status *out)
     out->failed = o->failed;
     if (o->store != NULL)
         store_status(o->store, &out->store);
-    out->full = o->store != NULL && !osd_has_room(o, false);
+    out->full = o->store != NULL && !osd_has_room(o, OSD_ROOM_NEW);
     list_for_each (pos, &o->pgs_list) {
         struct osd_pg *pg = container_of(pos, struct osd_pg, link);
         out->pgs_primary += pg->mine;

@@ -153,7 +153,7 @@ bool osd_pg_has_room(const struct osd_pg *pg)
         if (pg->leases[i].full)
             return false;
     }
-    return osd_has_room(pg->osd, false);
+    return osd_has_room(pg->osd, OSD_ROOM_NEW);
 }
 
 void osd_pg_wake_writes(struct osd_pg *pg)

@@ -39,6 +39,7 @@ enum {
     OSD_MERGES_MAX = 64,   /* writes that do not cover whole blocks, at once */
     OSD_BAD_MAX = 8,       /* objects of a PG that are remembered as lost */
     OSD_SESSIONS_MAX = 8,  /* PGs in recovery at once */
+    OSD_SESSIONS_MOVE = 4, /* of them moves */
     OSD_DEDUPS_MAX = 4096, /* dedup records of one object in one message */
     OSD_LIST_CHUNK = 64 << 10,
     OSD_STATE_BYTES_MAX = WIRE_STATE_SIZE + 4 * STORE_BLOCKS_MAX + WIRE_DEDUP_SIZE * OSD_DEDUPS_MAX,
@@ -375,7 +376,12 @@ bool osd_mutated(const struct osd *o, enum osd_mutant m);
 /* The device is of no use any more: serve nothing, tell the node. */
 void osd_fail(struct osd *o, int error, const char *why);
 /* R13, in its simple form: room in the own store beyond a reserve. */
-bool osd_has_room(struct osd *o, bool in_place);
+enum osd_room {
+    OSD_ROOM_NEW,
+    OSD_ROOM_RECOVERY, /* what recovery brings */
+    OSD_ROOM_IN_PLACE, /* what replaces its own */
+};
+bool osd_has_room(struct osd *o, enum osd_room what);
 /* R10. The highest floor heard; raises it to `floor`. */
 uint64_t osd_floor(struct osd *o, uint64_t pg, uint64_t client, uint64_t floor);
 /* R10, of what was answered without a version: there was nothing to do. Of this reign only, as is

@@ -284,9 +284,17 @@ static void recovery_on_copy(struct osd_copy *c)
     osd_pg_wake(r->pg);
 }
 
+/* Nothing is missing where the PG is now: others go first. */
+static bool recovery_is_move(const struct osd_pg *pg)
+{
+    return pg->view.set_count >= pg->replicas;
+}
+
 static void recovery_copy_some(struct osd_recovery *r)
 {
-    while (!list_empty(&r->todo) && r->copies < OSD_COPIES_PER_PG) {
+    uint32_t most = recovery_is_move(r->pg) ? OSD_COPIES_PER_PG / 2 : OSD_COPIES_PER_PG;
+
+    while (!list_empty(&r->todo) && r->copies < most) {
         struct osd_copy *c = osd_copy_get(r->pg, false);
         if (c == NULL)
             return; /* the tick tries again */
@@ -438,10 +446,11 @@ void osd_recovery_step(struct osd_pg *pg)
 {
     struct osd *o = pg->osd;
     struct osd_recovery *r = pg->recovery;
+    bool is_move = recovery_is_move(pg);
 
     if (r == NULL) {
         uint32_t member = osd_recovery_candidate(pg);
-        if (member == 0 || o->sessions == OSD_SESSIONS_MAX ||
+        if (member == 0 || o->sessions >= (is_move ? OSD_SESSIONS_MOVE : OSD_SESSIONS_MAX) ||
             loop_now(o->loop) < pg->recovery_retry_ns)
             return;
         recovery_start(pg, member);

@@ -613,7 +613,7 @@ static bool write_fits(struct osd_pg *pg, const struct rpc_request *req,
     uint32_t there = write_blocks_there(pg->osd, io);
     if (req->kind == WIRE_OSD_ZERO)
         return there > 0;
-    return there == wire_pieces(io->offset, io->len) && osd_has_room(pg->osd, true);
+    return there == wire_pieces(io->offset, io->len) && osd_has_room(pg->osd, OSD_ROOM_IN_PLACE);
 }
 
 void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)

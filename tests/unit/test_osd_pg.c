@@ -1018,6 +1018,57 @@ static void a_write_of_an_image_that_is_gone_comes_to_its_end(void **state)
 
 /* ---- Moves ---- */
 
+static struct request *push(uint32_t epoch, uint64_t number)
+{
+    struct request *r = request(WIRE_PUSH, net_endpoint_make(NET_OSD, 2), epoch);
+    uint8_t *state = r->body + WIRE_PUSH_HEAD;
+
+    r->data = mem_alloc_aligned(STORE_BLOCK, STORE_BLOCK);
+    memset(r->data, 3, STORE_BLOCK);
+    put_u64(r->body, number);
+    put_u32(r->body + 8, WIRE_PUSH_RECOVERY);
+    put_u64(state, IMAGE);
+    put_u64(state + 16, osd_version(4, 9));
+    put_u32(state + 28, 1);
+    put_u64(state + 48, 1);
+    put_u32(state + WIRE_STATE_SIZE, crc32c_block(IMAGE, 0, 0, r->data, STORE_BLOCK));
+    r->req.body.len = WIRE_PUSH_HEAD + WIRE_STATE_SIZE + 8;
+    r->req.data = r->data;
+    r->req.data_len = STORE_BLOCK;
+    osd_handle(world->osd, &r->req);
+    world_run(1);
+    return r;
+}
+
+static void recovery_leaves_room_for_writes(void **state)
+{
+    (void)state;
+    world->log_free = (1 << 20) / 8 * 3 / 4;
+    assert_int_equal(push(6, 1)->status, -ENOSPC);
+    world->version = osd_version(4, 7); /* what is replaced needs none */
+    assert_false(push(6, 2)->answered);
+    assert_int_equal(world->writes_count, 1);
+    answer_store(0, 0);
+}
+
+static void a_move_leaves_sessions_to_who_lacks_a_copy(void **state)
+{
+    (void)state;
+    activate();
+    world->osd->sessions = OSD_SESSIONS_MOVE;
+    world->pool.replicas = 2;
+    world->pg.epoch = 6;
+    world->pg.set_count = 2;
+    world_publish();
+    world_run(100);
+    assert_null(call_to(WIRE_LIST, 3));
+    world->pool.replicas = 3;
+    world_publish();
+    world_run(100);
+    assert_non_null(call_to(WIRE_LIST, 3));
+    world->osd->sessions -= OSD_SESSIONS_MOVE;
+}
+
 /* OSDs 2 and 3 have all of it, and we are not wanted. */
 static void move_away(uint32_t epoch)
 {
@@ -1166,6 +1217,8 @@ int main(void)
         TEST(a_full_log_takes_only_what_is_there),
         TEST(zeros_where_there_is_nothing_leave_no_record),
         TEST(a_write_of_an_image_that_is_gone_comes_to_its_end),
+        TEST(recovery_leaves_room_for_writes),
+        TEST(a_move_leaves_sessions_to_who_lacks_a_copy),
         TEST(what_moved_away_is_dropped),
         TEST(nothing_is_dropped_while_somebody_brings_us_up_to_date),
         TEST(who_dropped_something_is_brought_up_to_date_with_all_of_it),
