@@ -79,7 +79,9 @@ const struct cli_command cli_commands[] = {
      cli_join},
     {"node", NULL, "", 0, 0, node_options, "run the node, in the foreground",
      "SIGTERM or SIGINT stops it in order, within 10 s; a second one at once.", cli_node},
-    {"status", NULL, "", 0, 0, NULL, "is it writable, and does it survive another failure?", NULL,
+    {"status", NULL, "", 0, 0, NULL, "is it writable, and does it survive another failure?",
+     "Exits 0 when a node answered, whatever the health is; scripts read health, writable and "
+     "checks of -o json.",
      cli_status},
     {"token", "show", "", 0, 0, NULL, "print this cluster's join token again",
      "Reads the node directory. Whoever has the token can join: keep it as a password.",
