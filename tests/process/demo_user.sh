@@ -60,8 +60,10 @@ refused 6 'yes' "$skerry" --admin "$admin" image delete vol1
 run "$skerry" --admin "$admin" image delete vol1 --yes >/dev/null
 refused 3 'no image' "$skerry" --admin "$admin" image show vol1
 
-# Another ordinary user may not use the socket (root may).
+# Another ordinary user may not use the socket (root may), nor this one a disk of root's.
 if [ "$(id -u)" = 0 ]; then
+    (umask 077 && truncate -s 128M "$dir/roots")
+    refused 5 'the node runs as uid 65534' "$skerry" --admin "$admin" disk add "$dir/roots"
     chmod 755 "$dir/demo" "$dir/demo/n1" && chmod 777 "$admin"
     refused 5 'this socket is for' setpriv --reuid=65533 --regid=65533 --clear-groups "$skerry" --admin "$admin" status
     chmod 660 "$admin" && chmod 700 "$dir/demo/n1"
