@@ -150,9 +150,8 @@ static void check_states(struct run *r)
 
 void audit_cluster(struct run *r)
 {
+    check_states(r); /* time passes: there may be a newer map */
     const struct map *map = r->cluster.nodes[0].osd_object->map;
-
-    check_states(r);
     for (uint32_t i = 0; i < map->pgs_count; i++)
         compare_pg(r, &map->pgs[i]);
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
