@@ -576,7 +576,7 @@ static uint32_t write_blocks_there(struct osd *o, const struct wire_osd_io *io)
     if (!store_lookup(o->store, &id, &object))
         return 0;
     for (uint32_t b = first; b < first + wire_pieces(io->offset, io->len); b++)
-        there += object.present[b / 64] >> (b % 64) & 1;
+        there += (uint32_t)(object.present[b / 64] >> (b % 64) & 1);
     return there;
 }
 
