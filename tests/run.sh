@@ -91,7 +91,7 @@ if wanted static; then
         bash -c 'diff <(build/skerry help --reference) docs/reference/cli.md'
     # shellcheck disable=SC2016
     try "nothing is switched off or left to do" 10 bash -c \
-        '! grep -rnE "TO''DO|FIX''ME|-W''no-|#if 0" src tests bench CMakeLists.txt'
+        '! grep -rnE "TO''DO|FIX''ME|-W''no-|#i''f 0" src tests bench CMakeLists.txt'
 fi
 
 if wanted unit || wanted process; then
