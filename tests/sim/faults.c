@@ -358,20 +358,22 @@ static void depose(struct run *r)
 static void begin_move(struct run *r)
 {
     struct prng *p = sim_prng(r->sim);
-    uint64_t ns = (100 + prng_below(p, 3000)) * NS_PER_MS;
+    uint64_t ns = (500 + prng_below(p, 6000)) * NS_PER_MS;
 
     if (r->move_ns != 0 || !has_fourth(r))
         return;
     fault_begin(r, FAULT_MOVE, ns);
     run_note(r, "placement groups are moved about, ms", ns / NS_PER_MS, 0);
     r->move_ns = sim_now(r->sim) + ns;
+    if (prng_chance(p, 2, 3)) /* by maps that are late */
+        begin_slow_net(r);
 }
 
 static void move_some(struct run *r)
 {
     struct prng *p = sim_prng(r->sim);
 
-    if (r->move_ns != 0 && prng_chance(p, 1, 5))
+    if (r->move_ns != 0 && prng_chance(p, 1, 3))
         cluster_move_pgs(&r->cluster, (uint32_t)prng_below(p, CLUSTER_NODES));
 }
 
@@ -439,10 +441,11 @@ void faults_init(struct run *r)
     }
     r->weights[FAULT_CUT]++; /* no seed is without any */
     r->weights[FAULT_DEPOSE] += 2;
-    r->weights_sum += 3;
+    r->weights[FAULT_MOVE]++;
+    r->weights_sum += 4;
     r->restart_ns[CLUSTER_NODES - 1] = UINT64_MAX;
     if (prng_chance(p, 1, 2)) /* somebody joins */
-        r->restart_ns[CLUSTER_NODES - 1] = (5 + prng_below(p, 40)) * NS_PER_S;
+        r->restart_ns[CLUSTER_NODES - 1] = (5 + prng_below(p, 20)) * NS_PER_S;
     r->fault_gap_ms = gaps_ms[prng_below(p, COUNT_OF(gaps_ms))];
 }
 
