@@ -4,7 +4,7 @@
 #
 #   tests/clean-root.sh [MIRROR]
 #
-# Needs root, mmdebstrap, and about 4 GB in TMPDIR. MIRROR: the one of this machine unless given.
+# SKERRY_STAGES: only these stages of tests/run.sh (see there). Needs root, mmdebstrap, and about 4 GB in TMPDIR. MIRROR: the one of this machine unless given.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "skipped: needs root"; exit 77; }
@@ -49,5 +49,6 @@ begin=$SECONDS
 run /skerry/deploy/quickstart.sh
 echo "clean root: deploy/quickstart.sh held, $((SECONDS - begin)) s"
 begin=$SECONDS
-run /skerry/tests/run.sh
+# shellcheck disable=SC2086
+run /skerry/tests/run.sh ${SKERRY_STAGES:-}
 echo "clean root: tests/run.sh held, $((SECONDS - begin)) s"
