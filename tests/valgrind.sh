@@ -27,9 +27,10 @@ check() { # NAME COMMAND...
 # Not those that start threads or io_uring: valgrind serialises the one and does not know the other.
 for test in "$build"/tests/unit/test_*; do
     name=$(basename "$test")
-    # libraft does not set the padding of a configuration that it encodes: test_raft_message compares it.
+    # libraft does not set the padding (up to 7 bytes) of a configuration that it encodes; these two
+    # compare it, or its checksum.
     case $name in
-    test_raft_message) continue ;;
+    test_raft_message | test_raft_snapshot) continue ;;
     *_uring* | *_uv* | test_io_contract | test_gw_http | *_random | *_guard | *_contract | *_model | *_wear) continue ;;
     esac
     [ ! -x "$test" ] || check "$name" "$test"
