@@ -136,7 +136,7 @@ static int sub_judge(struct osd_sub *s, uint64_t previous)
         return 0;
     if (w->version <= have)
         return sub_object_busy(s->pg, &w->id) ? -EAGAIN : 0;
-    if (have == previous || (object.deleted && known && previous == 0))
+    if (have == previous || (known && object.deleted && previous == 0))
         return 1; /* whether there is room was asked before it had a version; the reserve is for it
                    */
     return -EAGAIN;
