@@ -18,12 +18,7 @@ qemu-storage-daemon \
 pids+=($!)
 until_true 20 test -S "$dir/qsd.sock" || fail "qemu-storage-daemon does not listen"
 
-fio --name=verify --ioengine=nbd --uri="nbd+unix:///vol?socket=$dir/qsd.sock" --rw=randwrite --bs=4k \
-    --iodepth=16 --size=128M --time_based --runtime="$seconds" --verify=crc32c --verify_backlog=256 \
-    --verify_fatal=1 --verify_state_save=0 --do_verify=1 --randrepeat=0 --output-format=json --output="$dir/fio.json" \
-    >"$dir/fio.out" 2>&1 &
-fio_pid=$!
-pids+=("$fio_pid")
+fio_start "nbd+unix:///vol?socket=$dir/qsd.sock" "$seconds"
 sleep 2
 
 end=$((SECONDS + seconds - 6))
@@ -36,14 +31,7 @@ while [ $SECONDS -lt $end ] && kill -0 $fio_pid 2>/dev/null; do
     until_true 60 is_whole 1 || fail "not whole 60 s after node 1 came back"
     sleep 3
 done
-rc=0
-wait $fio_pid || rc=$?
-[ $rc = 0 ] || { cat "$dir/fio.out" >&2; fail "fio ended with $rc"; }
-
-jq -e '.jobs[0] | .error == 0 and .read.total_ios > 0 and .write.total_ios > 0' "$dir/fio.json" >/dev/null ||
-    fail "fio read nothing back, or met errors"
-jq -r --arg kills $kills '.jobs[0] | "\($kills) kills; \(.write.total_ios) writes, \(.read.total_ios) verified reads, \(.error) errors; longest write \(.write.clat_ns.max / 1e6 | floor) ms"' "$dir/fio.json"
-[ $kills -ge 2 ] || fail "only $kills kills"
+fio_end $kills
 until_true 60 is_whole 0 || fail "not whole in the end"
 kill "${pids[1]}"
 demo_stop

@@ -134,3 +134,26 @@ is_whole() {
     "$skerry" --admin "$(of "$1" admin)" -o json status |
         jq -e '.pgs.total > 0 and .pgs.whole == .pgs.total and .osds.up == .osds.total and .writable'
 }
+
+# ---- Verified random writes ----
+
+# fio_start URI SECONDS: in the background; 4 KiB at depth 16, read back and compared all the while.
+fio_start() {
+    fio --name=verify --ioengine=nbd --uri="$1" --rw=randwrite --bs=4k --iodepth=16 \
+        --size=128M --time_based --runtime="$2" --verify=crc32c --verify_backlog=256 \
+        --verify_fatal=1 --verify_state_save=0 --do_verify=1 --randrepeat=0 --output-format=json \
+        --output="$dir/fio.json" >"$dir/fio.out" 2>&1 &
+    fio_pid=$!
+    pids+=("$fio_pid")
+}
+
+# fio_end KILLS: it met no error, read something back, and lived through at least two kills.
+fio_end() {
+    local rc=0
+    wait "$fio_pid" || rc=$?
+    [ $rc = 0 ] || { cat "$dir/fio.out" >&2; fail "fio ended with $rc"; }
+    jq -e '.jobs[0] | .error == 0 and .read.total_ios > 0 and .write.total_ios > 0' "$dir/fio.json" >/dev/null ||
+        fail "fio read nothing back, or met errors"
+    jq -r --arg kills "$1" '.jobs[0] | "\($kills) kills; \(.write.total_ios) writes, \(.read.total_ios) verified reads, \(.error) errors; longest write \(.write.clat_ns.max / 1e6 | floor) ms"' "$dir/fio.json"
+    [ "$1" -ge 2 ] || fail "only $1 kills"
+}
