@@ -89,12 +89,24 @@ void sim_disk_clear_faults(struct sim_host *h)
     h->disk.slow_num = 0;
 }
 
+void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg), void *arg)
+{
+    h->disk.watch = watch;
+    h->disk.watch_arg = arg;
+}
+
 void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t ns_max)
 {
     check(den > 0);
     h->disk.slow_num = num;
     h->disk.slow_den = den;
     h->disk.slow_ns_max = ns_max < latency_ns_max ? ns_max : latency_ns_max;
+}
+
+static void disk_watched(struct sim_host *h)
+{
+    if (h->disk.watch != NULL)
+        h->disk.watch(h->disk.watch_arg);
 }
 
 /* Every fault that covers the call counts it; the first that is due decides. */
@@ -106,7 +118,8 @@ static int disk_fault(struct sim_host *h, const char *path, enum sim_disk_op op)
     for (struct list *pos = h->disk.faults.next; pos != &h->disk.faults; pos = next) {
         struct sim_fault *f = container_of(pos, struct sim_fault, link);
         next = pos->next;
-        if (f->op != op || strncmp(path, f->prefix, strlen(f->prefix)) != 0)
+        if ((f->op != op && f->op != SIM_DISK_ANY) ||
+            strncmp(path, f->prefix, strlen(f->prefix)) != 0)
             continue;
         if (f->after > 0) {
             f->after--;
@@ -145,20 +158,21 @@ uint64_t sim_disk_latency(struct sim_host *h)
     return ns;
 }
 
-static struct sim_inode *disk_find(struct sim_host *h, const char *path)
+struct sim_inode *sim_disk_find(struct sim_host *h, const char *path)
 {
     char normal[SIM_PATH_MAX];
 
     if (!sim_path_normalize(path, normal))
         return NULL;
-    return sim_name_find(h, normal);
+    struct sim_inode *n = sim_name_find(h, normal);
+    return n == NULL || n->is_dir ? NULL : n;
 }
 
 int sim_disk_flip(struct sim_host *h, const char *path, uint64_t bit)
 {
-    struct sim_inode *n = disk_find(h, path);
+    struct sim_inode *n = sim_disk_find(h, path);
 
-    if (n == NULL || n->is_dir)
+    if (n == NULL)
         return -ENOENT;
     if (bit / 8 >= n->size)
         return -ERANGE;
@@ -169,9 +183,9 @@ int sim_disk_flip(struct sim_host *h, const char *path, uint64_t bit)
 
 int sim_disk_peek(struct sim_host *h, const char *path, uint64_t offset, void *buf, size_t len)
 {
-    const struct sim_inode *n = disk_find(h, path);
+    const struct sim_inode *n = sim_disk_find(h, path);
 
-    if (n == NULL || n->is_dir)
+    if (n == NULL)
         return -ENOENT;
     if (offset > n->size || len > n->size - offset)
         return -ERANGE;
@@ -455,8 +469,9 @@ static struct sim_op *op_start(struct loop *l, struct loop_op *op, struct loop_f
                                enum sim_op_kind kind, enum sim_disk_op fault)
 {
     struct sim_file *sf = file_of(f);
-    struct sim_op *o = sim_op_begin(l, op, kind);
 
+    disk_watched(sf->loop->host);
+    struct sim_op *o = sim_op_begin(l, op, kind);
     o->file = sf;
     sf->ops_count++;
     o->fault = disk_fault(sf->loop->host, sf->path, fault);
@@ -511,6 +526,7 @@ static int now_begin(struct sim_file *f, enum sim_disk_op op, uint64_t amount)
 {
     struct sim_host *h = f->loop->host;
 
+    disk_watched(h);
     sim_trace(h->sim, SIM_DISK, f->inode->number, amount);
     sim_block(&f->loop->base, sim_disk_latency(h));
     return disk_fault(h, f->path, op);

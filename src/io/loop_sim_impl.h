@@ -1,7 +1,7 @@
 /*
  * Inside the simulator: what loop_sim.c (events, hosts, turns), loop_sim_inode.c (contents),
- * loop_sim_disk.c (files and their faults), loop_sim_name.c (names) and loop_sim_net.c
- * (connections) share. The promise is in io/sim.h.
+ * loop_sim_image.c (copies of them), loop_sim_disk.c (files and their faults), loop_sim_name.c
+ * (names) and loop_sim_net.c (connections) share. The promise is in io/sim.h.
  *
  * Determinism. Every decision is a function of the seed and of the calls made: events are ordered
  * by (time, insertion), lists are walked in order of insertion, hash tables are only looked up.
@@ -22,6 +22,7 @@ enum {
     SIM_PAGE_BYTES = 4096,
     SIM_SECTOR_BYTES = 512,
     SIM_PAGE_SECTORS = SIM_PAGE_BYTES / SIM_SECTOR_BYTES,
+    SIM_SECTORS_ALL = (1 << SIM_PAGE_SECTORS) - 1,
     SIM_VERSIONS_MAX = 16, /* unflushed contents of one page; beyond, the oldest is written back */
     SIM_NAMES_MAX = 16384, /* names on one host */
     SIM_NAME_OPS_MAX = 1024,   /* name changes not yet durable; beyond, the oldest becomes so */
@@ -135,7 +136,8 @@ struct sim_mark {
 struct sim_version {
     struct sim_version *next; /* newer */
     struct sim_mark *mark;
-    bool lost; /* a flush that covered it failed: no later one will save it */
+    uint32_t refs; /* of its page, and of images */
+    bool lost;     /* a flush that covered it failed: no later one will save it */
     uint8_t data[SIM_PAGE_BYTES];
 };
 
@@ -197,6 +199,8 @@ struct sim_disk {
     uint64_t seq;
     uint64_t used_pages;
     struct list faults;
+    void (*watch)(void *arg);
+    void *watch_arg;
     uint32_t slow_num, slow_den;
     uint64_t slow_ns_max;
 };
@@ -356,7 +360,17 @@ void sim_iov_put(const struct iovec *iov, int iov_count, uint64_t pos, const voi
 /* loop_sim_inode.c */
 struct sim_inode *sim_inode_create(struct sim_host *h, bool is_dir);
 void sim_inode_put(struct sim_host *h, struct sim_inode *n);
+void sim_inode_clear(struct sim_host *h, struct sim_inode *n); /* no page is left */
+struct sim_version *sim_version_new(struct sim *s, const uint8_t *content);
+void sim_version_put(struct sim *s, struct sim_version *v);
 void sim_versions_free(struct sim *s);
+struct sim_page *sim_page_get(struct sim_host *h, struct sim_inode *n, uint64_t index);
+/* One more content of the page, the newest. */
+void sim_page_add(struct sim_host *h, struct sim_inode *n, struct sim_page *p,
+                  struct sim_version *v, struct sim_mark *mark);
+/* What the content has for these sectors of page `index` goes to their places in `page`. */
+void sim_content_copy_page(const struct sim_content *c, uint64_t index, unsigned sectors,
+                           uint8_t *page);
 struct sim_mark *sim_mark_new(uint64_t seq);
 void sim_mark_put(struct sim_mark *m);
 int sim_inode_write(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
@@ -374,6 +388,7 @@ int sim_inode_resize(struct sim_host *h, struct sim_inode *n, uint64_t size, boo
 void sim_inode_power_loss(struct sim_host *h, struct sim_inode *n);
 
 /* loop_sim_disk.c */
+struct sim_inode *sim_disk_find(struct sim_host *h, const char *path); /* NULL: no such file */
 uint64_t sim_disk_latency(struct sim_host *h);
 void sim_disk_init(struct sim_host *h);
 void sim_disk_deinit(struct sim_host *h);

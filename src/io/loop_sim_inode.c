@@ -24,8 +24,6 @@
 
 static const uint8_t zeros[SIM_PAGE_BYTES];
 
-enum { SECTORS_ALL = (1 << SIM_PAGE_SECTORS) - 1 };
-
 static uint64_t pages_of(uint64_t bytes)
 {
     return bytes / SIM_PAGE_BYTES + (bytes % SIM_PAGE_BYTES != 0);
@@ -33,7 +31,7 @@ static uint64_t pages_of(uint64_t bytes)
 
 /* ---- Versions ---- */
 
-static struct sim_version *version_new(struct sim *s, const uint8_t *content)
+struct sim_version *sim_version_new(struct sim *s, const uint8_t *content)
 {
     struct sim_version *v = s->versions_free;
 
@@ -43,6 +41,7 @@ static struct sim_version *version_new(struct sim *s, const uint8_t *content)
         v = mem_zalloc(sizeof(*v));
     v->next = NULL;
     v->mark = NULL;
+    v->refs = 1;
     v->lost = false;
     memcpy(v->data, content, SIM_PAGE_BYTES);
     return v;
@@ -62,9 +61,9 @@ void sim_mark_put(struct sim_mark *m)
         free(m);
 }
 
-static void version_free(struct sim *s, struct sim_version *v)
+void sim_version_put(struct sim *s, struct sim_version *v)
 {
-    if (v == NULL)
+    if (v == NULL || --v->refs > 0)
         return;
     sim_mark_put(v->mark);
     v->mark = NULL;
@@ -90,7 +89,7 @@ static struct sim_page *page_find(const struct sim_inode *n, uint64_t index)
     return l == NULL ? NULL : container_of(l, struct sim_page, link);
 }
 
-static struct sim_page *page_get(struct sim_host *h, struct sim_inode *n, uint64_t index)
+struct sim_page *sim_page_get(struct sim_host *h, struct sim_inode *n, uint64_t index)
 {
     struct sim_page *p = page_find(n, index);
 
@@ -120,9 +119,9 @@ static void page_free(struct sim_host *h, struct sim_inode *n, struct sim_page *
     while (p->oldest != NULL) {
         struct sim_version *v = p->oldest;
         p->oldest = v->next;
-        version_free(h->sim, v);
+        sim_version_put(h->sim, v);
     }
-    version_free(h->sim, p->durable);
+    sim_version_put(h->sim, p->durable);
     if (p->link.key >= n->reserved_pages) {
         n->charged_pages--;
         h->disk.used_pages--;
@@ -139,7 +138,7 @@ static void page_make_durable(struct sim_host *h, struct sim_page *p, struct sim
         struct sim_version *old = p->oldest;
         p->oldest = old->next;
         p->versions_count--;
-        version_free(h->sim, old);
+        sim_version_put(h->sim, old);
     }
     p->oldest = v->next;
     p->versions_count--;
@@ -147,14 +146,14 @@ static void page_make_durable(struct sim_host *h, struct sim_page *p, struct sim
         p->newest = NULL;
         list_remove(&p->dirty);
     }
-    version_free(h->sim, p->durable);
+    sim_version_put(h->sim, p->durable);
     p->durable = v;
     sim_mark_put(v->mark);
     v->mark = NULL;
 }
 
-static void page_add(struct sim_host *h, struct sim_inode *n, struct sim_page *p,
-                     struct sim_version *v, struct sim_mark *mark)
+void sim_page_add(struct sim_host *h, struct sim_inode *n, struct sim_page *p,
+                  struct sim_version *v, struct sim_mark *mark)
 {
     v->mark = mark;
     mark->refs++;
@@ -189,6 +188,17 @@ struct sim_inode *sim_inode_create(struct sim_host *h, bool is_dir)
 
 typedef void page_visit(struct sim_host *h, struct sim_inode *n, struct sim_page *p);
 
+/* An image of the file may share it. */
+static uint8_t *page_change_durable(struct sim_host *h, struct sim_page *p)
+{
+    if (p->durable == NULL || p->durable->refs > 1) {
+        struct sim_version *own = sim_version_new(h->sim, p->durable ? p->durable->data : zeros);
+        sim_version_put(h->sim, p->durable);
+        p->durable = own;
+    }
+    return p->durable->data;
+}
+
 /* In an order of no meaning: the visits must not depend on each other. */
 static void inode_visit(struct sim_host *h, struct sim_inode *n, uint64_t from, page_visit *visit)
 {
@@ -200,6 +210,11 @@ static void inode_visit(struct sim_host *h, struct sim_inode *n, uint64_t from, 
                 visit(h, n, container_of(l, struct sim_page, link));
         }
     }
+}
+
+void sim_inode_clear(struct sim_host *h, struct sim_inode *n)
+{
+    inode_visit(h, n, 0, page_free);
 }
 
 void sim_inode_put(struct sim_host *h, struct sim_inode *n)
@@ -257,12 +272,12 @@ static void content_copy_sector(const struct sim_content *c, uint64_t sector, ui
                     (size_t)(to - from));
 }
 
-static void content_copy_page(const struct sim_content *c, uint64_t index, unsigned sectors,
-                              uint8_t *page)
+void sim_content_copy_page(const struct sim_content *c, uint64_t index, unsigned sectors,
+                           uint8_t *page)
 {
     uint64_t start = index * SIM_PAGE_BYTES;
 
-    if (sectors == SECTORS_ALL) {
+    if (sectors == SIM_SECTORS_ALL) {
         uint64_t from = start > c->offset ? start : c->offset;
         uint64_t to = start + SIM_PAGE_BYTES;
         if (to > c->offset + c->len)
@@ -280,12 +295,12 @@ static void content_copy_page(const struct sim_content *c, uint64_t index, unsig
 static void inode_put_page(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
                            uint64_t index, unsigned sectors, struct sim_mark *mark)
 {
-    struct sim_page *p = page_get(h, n, index);
-    struct sim_version *v = version_new(h->sim, page_content(p));
+    struct sim_page *p = sim_page_get(h, n, index);
+    struct sim_version *v = sim_version_new(h->sim, page_content(p));
     uint64_t end = (index + 1) * SIM_PAGE_BYTES;
 
-    content_copy_page(c, index, sectors, v->data);
-    page_add(h, n, p, v, mark);
+    sim_content_copy_page(c, index, sectors, v->data);
+    sim_page_add(h, n, p, v, mark);
     if (end > c->offset + c->len)
         end = c->offset + c->len;
     if (n->size < end)
@@ -304,7 +319,7 @@ int sim_inode_write(struct sim_host *h, struct sim_inode *n, const struct sim_co
     if (!disk_has_room(h, missing))
         return -ENOSPC;
     for (uint64_t i = first; i < end; i++)
-        inode_put_page(h, n, c, i, SECTORS_ALL, mark);
+        inode_put_page(h, n, c, i, SIM_SECTORS_ALL, mark);
     return 0;
 }
 
@@ -315,9 +330,9 @@ static unsigned sectors_pick(struct sim *s)
     case 0:
         return 0;
     case 1:
-        return SECTORS_ALL;
+        return SIM_SECTORS_ALL;
     default:
-        return (unsigned)prng_below(&s->world, SECTORS_ALL + 1);
+        return (unsigned)prng_below(&s->world, SIM_SECTORS_ALL + 1);
     }
 }
 
@@ -432,7 +447,7 @@ static void page_power_loss(struct sim_host *h, struct sim_page *p)
                      : how == NEW ? candidates - 1
                                   : prng_below(&s->world, candidates);
 
-    struct sim_version *kept = version_new(s, page_candidate(p, whole));
+    struct sim_version *kept = sim_version_new(s, page_candidate(p, whole));
     for (unsigned i = 0; how == TORN && i < SIM_PAGE_SECTORS; i++) {
         const uint8_t *from = page_candidate(p, prng_below(&s->world, candidates));
         memcpy(kept->data + i * SIM_SECTOR_BYTES, from + i * SIM_SECTOR_BYTES, SIM_SECTOR_BYTES);
@@ -444,13 +459,13 @@ static void page_power_loss(struct sim_host *h, struct sim_page *p)
     page_make_durable(h, p, kept);
 }
 
-static void page_zero_tail(struct sim_inode *n)
+static void page_zero_tail(struct sim_host *h, struct sim_inode *n)
 {
     struct sim_page *p = page_find(n, n->size / SIM_PAGE_BYTES);
     uint64_t in_page = n->size % SIM_PAGE_BYTES;
 
     if (p != NULL && p->durable != NULL)
-        memset(p->durable->data + in_page, 0, SIM_PAGE_BYTES - in_page);
+        memset(page_change_durable(h, p) + in_page, 0, SIM_PAGE_BYTES - in_page);
 }
 
 void sim_inode_power_loss(struct sim_host *h, struct sim_inode *n)
@@ -461,7 +476,7 @@ void sim_inode_power_loss(struct sim_host *h, struct sim_inode *n)
         n->size = n->size_durable;
     n->size_durable = n->size;
     inode_visit(h, n, pages_of(n->size), page_free);
-    page_zero_tail(n);
+    page_zero_tail(h, n);
     if (n->reserved_pages > pages_of(n->size))
         inode_reserve(h, n, pages_of(n->size));
 }
@@ -470,11 +485,9 @@ void sim_inode_power_loss(struct sim_host *h, struct sim_inode *n)
 
 void sim_inode_flip(struct sim_host *h, struct sim_inode *n, uint64_t bit)
 {
-    struct sim_page *p = page_get(h, n, bit / 8 / SIM_PAGE_BYTES);
+    struct sim_page *p = sim_page_get(h, n, bit / 8 / SIM_PAGE_BYTES);
 
-    if (p->durable == NULL)
-        p->durable = version_new(h->sim, zeros);
-    p->durable->data[bit / 8 % SIM_PAGE_BYTES] ^= (uint8_t)(1u << bit % 8);
+    page_change_durable(h, p)[bit / 8 % SIM_PAGE_BYTES] ^= (uint8_t)(1u << bit % 8);
 }
 
 static void page_truncate(struct sim_host *h, struct sim_inode *n, struct sim_page *p)
@@ -482,10 +495,10 @@ static void page_truncate(struct sim_host *h, struct sim_inode *n, struct sim_pa
     uint64_t start = p->link.key * SIM_PAGE_BYTES;
     uint64_t keep = n->size > start ? n->size - start : 0;
 
-    struct sim_version *v = version_new(h->sim, page_content(p));
+    struct sim_version *v = sim_version_new(h->sim, page_content(p));
     memset(v->data + keep, 0, SIM_PAGE_BYTES - keep);
     struct sim_mark *mark = sim_mark_new(++h->disk.seq);
-    page_add(h, n, p, v, mark);
+    sim_page_add(h, n, p, v, mark);
     sim_mark_put(mark);
 }
 

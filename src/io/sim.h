@@ -79,7 +79,7 @@ void sim_net_set_slow(struct sim *s, uint32_t num, uint32_t den,
 
 /* Disk: faults by path prefix, "" = every file of the host; a path has no leading slash for this.
  * `after`: number of calls that still succeed. The blocking calls count too. */
-enum sim_disk_op { SIM_DISK_READ, SIM_DISK_WRITE, SIM_DISK_FLUSH };
+enum sim_disk_op { SIM_DISK_READ, SIM_DISK_WRITE, SIM_DISK_FLUSH, SIM_DISK_ANY };
 void sim_disk_fail(struct sim_host *h, const char *prefix, enum sim_disk_op op, uint64_t after,
                    int error, bool once);
 
@@ -99,6 +99,38 @@ void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t 
 int sim_disk_flip(struct sim_host *h, const char *path, uint64_t bit);
 /* What a read would find now: 0, -ENOENT, -ERANGE. */
 int sim_disk_peek(struct sim_host *h, const char *path, uint64_t offset, void *buf, size_t len);
+
+/* `watch` is called before every read, write and flush of the host's processes, blocking ones too:
+ * the moments between which a crash finds nothing new. It may take images, and must not touch this
+ * world otherwise. NULL ends it. */
+void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg), void *arg);
+
+/*
+ * What a file holds at one moment, with all that power loss could make of it: to try each crash
+ * without living through it again. It belongs to no world: it may be put into another one's file.
+ *
+ * A page is open when a write to it is not flushed or not finished. Its contents are numbered from
+ * 0, the durable one; each write of it adds one, those under way last.
+ */
+struct sim_image;
+struct sim_image *sim_image_take(struct sim_host *h, const char *path); /* NULL: no such file */
+void sim_image_free(struct sim_image *i);
+uint32_t sim_image_open_pages(const struct sim_image *i);
+uint64_t sim_image_page(const struct sim_image *i, uint32_t open); /* its number in the file */
+uint32_t sim_image_contents(const struct sim_image *i, uint32_t open);
+
+/* Of each of the 8 sectors of a page the number of the content it is of. */
+struct sim_page_choice {
+    uint8_t sectors[8];
+};
+
+/*
+ * An existing file, which nobody has open, becomes the image. choices[k] says what the k-th open
+ * page shows; NULL: the newest. Durable after power loss; else what is not content 0 is in the
+ * cache, as after a crash of the process. -ENOENT.
+ */
+int sim_image_put(struct sim_host *h, const char *path, const struct sim_image *i,
+                  const struct sim_page_choice *choices, bool power_loss);
 
 /* A running hash over every event: (time, kind, who, how much). sim_trace_note() mixes in what a
  * test observes. */
