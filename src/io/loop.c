@@ -149,6 +149,8 @@ void loop_post(struct loop *to, struct loop_msg *msg)
 
 /* ---- Operations ---- */
 
+enum { LOOP_BLOCK_BYTES = 4096 };
+
 /* False: the loop is dead and the op will never come back. */
 static bool op_begin(struct loop *l, struct loop_op *op)
 {
@@ -196,6 +198,13 @@ uint64_t loop_file_size(const struct loop_file *f)
     return f->loop->backend->file_size(f);
 }
 
+void loop_file_info(const struct loop_file *f, struct loop_file_info *out)
+{
+    *out = (struct loop_file_info){.is_volatile = true, .io_align = LOOP_BLOCK_BYTES};
+    if (!f->loop->dead)
+        f->loop->backend->file_info(f, out);
+}
+
 int loop_file_resize(struct loop_file *f, uint64_t size, bool reserve)
 {
     check(size <= INT64_MAX);
@@ -212,14 +221,20 @@ void loop_readv(struct loop *l, struct loop_op *op, struct loop_file *f, const s
         l->backend->readv(l, op, f, iov, iov_count, offset);
 }
 
-void loop_writev(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
-                 int iov_count, uint64_t offset)
+static void write_begin(struct loop *l, struct loop_op *op, struct loop_file *f,
+                        const struct iovec *iov, int iov_count, uint64_t offset, bool is_durable)
 {
     check(f->loop == l);
     check(offset <= INT64_MAX);
     check_iov(iov, iov_count);
     if (op_begin(l, op))
-        l->backend->writev(l, op, f, iov, iov_count, offset);
+        l->backend->writev(l, op, f, iov, iov_count, offset, is_durable);
+}
+
+void loop_writev(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
+                 int iov_count, uint64_t offset)
+{
+    write_begin(l, op, f, iov, iov_count, offset, false);
 }
 
 void loop_read(struct loop *l, struct loop_op *op, struct loop_file *f, void *buf, size_t len,
@@ -231,7 +246,23 @@ void loop_read(struct loop *l, struct loop_op *op, struct loop_file *f, void *bu
 void loop_write(struct loop *l, struct loop_op *op, struct loop_file *f, const void *buf,
                 size_t len, uint64_t offset)
 {
-    loop_writev(l, op, f, op_iovec(op, buf, len), 1, offset);
+    write_begin(l, op, f, op_iovec(op, buf, len), 1, offset, false);
+}
+
+void loop_write_durable(struct loop *l, struct loop_op *op, struct loop_file *f, const void *buf,
+                        size_t len, uint64_t offset)
+{
+    write_begin(l, op, f, op_iovec(op, buf, len), 1, offset, true);
+}
+
+void loop_discard(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                  uint64_t len)
+{
+    check(f->loop == l);
+    check(offset % LOOP_BLOCK_BYTES == 0 && len % LOOP_BLOCK_BYTES == 0);
+    check(len > 0 && offset <= INT64_MAX && len <= INT64_MAX - offset);
+    if (op_begin(l, op))
+        l->backend->discard(l, op, f, offset, len);
 }
 
 void loop_flush(struct loop *l, struct loop_op *op, struct loop_file *f)
@@ -256,6 +287,23 @@ int64_t loop_write_now(struct loop_file *f, const void *buf, size_t len, uint64_
 int loop_flush_now(struct loop_file *f)
 {
     return f->loop->dead ? -ECANCELED : f->loop->backend->flush_now(f);
+}
+
+int loop_buffers_register(struct loop *l, void *base, size_t len)
+{
+    check(base != NULL && len > 0);
+    if (l->dead)
+        return -ECANCELED;
+    return l->backend->buffers_register == NULL ? -ENOTSUP
+                                                : l->backend->buffers_register(l, base, len);
+}
+
+int loop_buffers_unregister(struct loop *l, void *base)
+{
+    if (l->dead)
+        return -ECANCELED;
+    return l->backend->buffers_unregister == NULL ? -ENOENT
+                                                  : l->backend->buffers_unregister(l, base);
 }
 
 int loop_dir_create(struct loop *l, const char *path)

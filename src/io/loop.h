@@ -160,6 +160,29 @@ int loop_file_open(struct loop *l, const char *path, unsigned flags, struct loop
 void loop_file_close(struct loop_file *f); /* no op on it may be in flight */
 uint64_t loop_file_size(const struct loop_file *f);
 
+/*
+ * What is under a file. Where it cannot be found out, the answer is the careful one: volatile,
+ * without FUA, without discard.
+ */
+struct loop_file_info {
+    bool is_device;
+    /* A write that is done may still be lost with the power: only a flush, or loop_write_durable(),
+     * makes it durable. False only of a device that says of itself "write through". */
+    bool is_volatile;
+    bool has_fua; /* the device makes one write durable without flushing its whole cache */
+    /* A file system that has no holes says so only when asked: of a file this is true until the
+     * first loop_discard() came back with -EOPNOTSUPP. */
+    bool can_discard;
+    bool is_sparse; /* a file that has less room than its size: a write into it may be -ENOSPC */
+    /* With LOOP_FILE_DIRECT: buffers, offsets and lengths are multiples of this. More than 4096:
+     * the device opens, but transfers of 4 KiB will fail. */
+    uint32_t io_align;
+    uint64_t discard_align; /* less than an aligned run of this is not given back; 0: cannot */
+};
+
+/* Blocking: for start-up and the control plane. */
+void loop_file_info(const struct loop_file *f, struct loop_file_info *out);
+
 /* Make the file `size` bytes; `reserve`: allocate all of it now, -ENOSPC if the host has no room.
  * Not for devices. */
 int loop_file_resize(struct loop_file *f, uint64_t size, bool reserve);
@@ -174,6 +197,21 @@ void loop_writev(struct loop *l, struct loop_op *op, struct loop_file *f, const 
 void loop_write(struct loop *l, struct loop_op *op, struct loop_file *f, const void *buf,
                 size_t len, uint64_t offset);
 
+/* As loop_write(); when done() runs with success, the bytes and what is needed to find them are
+ * durable. Says nothing about other writes. */
+void loop_write_durable(struct loop *l, struct loop_op *op, struct loop_file *f, const void *buf,
+                        size_t len, uint64_t offset);
+
+/*
+ * The range is of no more use, and its room is given back: reads of it find zeros, or anything,
+ * also what was there. Both numbers are multiples of 4096, the range lies within the file. Takes
+ * its time; a later write to it is started after done(). Result 0; -EOPNOTSUPP where there is no
+ * such thing: nothing has changed. Of a file, what was reserved goes too: a later write there may
+ * be -ENOSPC.
+ */
+void loop_discard(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                  uint64_t len);
+
 /* fdatasync: covers writes whose done() ran before this was started, and no others. */
 void loop_flush(struct loop *l, struct loop_op *op, struct loop_file *f);
 
@@ -181,6 +219,17 @@ void loop_flush(struct loop *l, struct loop_op *op, struct loop_file *f);
 int64_t loop_read_now(struct loop_file *f, void *buf, size_t len, uint64_t offset);
 int64_t loop_write_now(struct loop_file *f, const void *buf, size_t len, uint64_t offset);
 int loop_flush_now(struct loop_file *f);
+
+/*
+ * Tell the loop where the caller's I/O buffers lie: transfers of one buffer that lies wholly in
+ * such a region cost less CPU. An advice: what it returns changes nothing but that. 0, or -errno:
+ * the back end has no such thing (-ENOTSUP), it has LOOP_BUFFERS_MAX regions (-ENOSPC), or may not
+ * lock that much memory. Before the memory is freed, and with no op on it in flight, it is
+ * unregistered (or the loop halted).
+ */
+enum { LOOP_BUFFERS_MAX = 16 };
+int loop_buffers_register(struct loop *l, void *base, size_t len);
+int loop_buffers_unregister(struct loop *l, void *base); /* -ENOENT: was not registered */
 
 /* Names. Blocking. Paths are the host's; a rename or unlink is durable after loop_dir_sync() of the
  * folder. */

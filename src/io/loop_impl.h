@@ -26,15 +26,20 @@ struct loop_backend {
     int (*file_open)(struct loop *l, const char *path, unsigned flags, struct loop_file **out);
     void (*file_close)(struct loop_file *f);
     uint64_t (*file_size)(const struct loop_file *f);
+    void (*file_info)(const struct loop_file *f, struct loop_file_info *out);
     int (*file_resize)(struct loop_file *f, uint64_t size, bool reserve);
     void (*readv)(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
                   int iov_count, uint64_t offset);
     void (*writev)(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
-                   int iov_count, uint64_t offset);
+                   int iov_count, uint64_t offset, bool is_durable);
+    void (*discard)(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                    uint64_t len);
     void (*flush)(struct loop *l, struct loop_op *op, struct loop_file *f);
     int64_t (*read_now)(struct loop_file *f, void *buf, size_t len, uint64_t offset);
     int64_t (*write_now)(struct loop_file *f, const void *buf, size_t len, uint64_t offset);
     int (*flush_now)(struct loop_file *f);
+    int (*buffers_register)(struct loop *l, void *base, size_t len); /* NULL: has no such thing */
+    int (*buffers_unregister)(struct loop *l, void *base);
 
     int (*dir_create)(struct loop *l, const char *path);
     int (*dir_sync)(struct loop *l, const char *path);

@@ -520,6 +520,22 @@ static void simloop_destroy(struct loop *l)
     free(sl);
 }
 
+/* An advice without effect. */
+static int simloop_buffers_register(struct loop *l, void *base, size_t len)
+{
+    (void)l;
+    (void)base;
+    (void)len;
+    return 0;
+}
+
+static int simloop_buffers_unregister(struct loop *l, void *base)
+{
+    (void)l;
+    (void)base;
+    return 0;
+}
+
 static const struct loop_backend sim_backend = {
     .name = "sim",
     .run = simloop_run,
@@ -534,13 +550,17 @@ static const struct loop_backend sim_backend = {
     .file_open = sim_file_open,
     .file_close = sim_file_close,
     .file_size = sim_file_size,
+    .file_info = sim_file_info,
     .file_resize = sim_file_resize,
     .readv = sim_file_readv,
     .writev = sim_file_writev,
+    .discard = sim_file_discard,
     .flush = sim_file_flush,
     .read_now = sim_file_read_now,
     .write_now = sim_file_write_now,
     .flush_now = sim_file_flush_now,
+    .buffers_register = simloop_buffers_register,
+    .buffers_unregister = simloop_buffers_unregister,
     .dir_create = sim_dir_create,
     .dir_sync = sim_dir_sync,
     .dir_list = sim_dir_list,

@@ -158,6 +158,17 @@ uint64_t sim_disk_latency(struct sim_host *h)
     return ns;
 }
 
+void sim_disk_set_info(struct sim_host *h, const struct loop_file_info *info)
+{
+    h->disk.has_info = true;
+    h->disk.info = *info;
+}
+
+static bool disk_is_volatile(const struct sim_host *h)
+{
+    return !h->disk.has_info || h->disk.info.is_volatile;
+}
+
 struct sim_inode *sim_disk_find(struct sim_host *h, const char *path)
 {
     char normal[SIM_PATH_MAX];
@@ -294,6 +305,19 @@ uint64_t sim_file_size(const struct loop_file *f)
     return sf->inode == NULL ? 0 : sf->inode->size;
 }
 
+void sim_file_info(const struct loop_file *f, struct loop_file_info *out)
+{
+    const struct sim_file *sf = file_of(f);
+    const struct sim_disk *d = &sf->loop->host->disk;
+
+    *out = d->has_info ? d->info
+                       : (struct loop_file_info){.is_volatile = true,
+                                                 .can_discard = true,
+                                                 .is_sparse = sim_inode_is_sparse(sf->inode),
+                                                 .io_align = SIM_PAGE_BYTES,
+                                                 .discard_align = SIM_PAGE_BYTES};
+}
+
 int sim_file_resize(struct loop_file *f, uint64_t size, bool reserve)
 {
     struct sim_file *sf = file_of(f);
@@ -327,8 +351,19 @@ static int64_t disk_read(struct sim_host *h, const struct sim_inode *n, const st
     return (int64_t)len;
 }
 
+/* What is needed to find the bytes is the size. */
+static void disk_write_through(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
+                               const struct sim_mark *mark, bool is_durable)
+{
+    if (!is_durable && disk_is_volatile(h))
+        return;
+    sim_inode_write_through(h, n, c, mark);
+    if (is_durable)
+        n->size_durable = n->size;
+}
+
 static int64_t disk_write(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
-                          struct sim_mark *mark, int fault)
+                          struct sim_mark *mark, int fault, bool is_durable)
 {
     struct sim_content astray = *c;
 
@@ -343,7 +378,10 @@ static int64_t disk_write(struct sim_host *h, struct sim_inode *n, const struct 
     if (fault == SIM_LIE_WRITE_MISDIRECTED)
         astray.offset = disk_astray(h, n, c->offset, c->len);
     int r = sim_inode_write(h, n, &astray, mark);
-    return r != 0 ? r : (int64_t)c->len;
+    if (r != 0)
+        return r;
+    disk_write_through(h, n, &astray, mark, is_durable);
+    return (int64_t)c->len;
 }
 
 /* ---- Operations ---- */
@@ -394,7 +432,21 @@ static int64_t op_write(struct sim_op *o)
 
     list_remove(&o->in_inode);
     o->mark = sim_mark_new(UINT64_MAX);
-    return disk_write(o->loop->host, o->file->inode, &c, o->mark, o->fault);
+    return disk_write(o->loop->host, o->file->inode, &c, o->mark, o->fault, o->is_durable);
+}
+
+/* One that is refused changes nothing; one that fails, any part. */
+static void discard_apply(struct sim_op *o, bool is_part)
+{
+    o->mark = sim_mark_new(UINT64_MAX);
+    if (o->fault != -EOPNOTSUPP && o->fault != -EBADF)
+        sim_inode_discard(o->loop->host, o->file->inode, o->offset, o->len, o->mark, is_part);
+}
+
+static int64_t op_discard(struct sim_op *o)
+{
+    discard_apply(o, o->fault != 0);
+    return o->fault;
 }
 
 static int64_t op_flush(struct sim_op *o)
@@ -416,6 +468,8 @@ static void op_fire(struct sim_event *e)
         result = op_read(o);
     else if (o->kind == SIM_OP_WRITE)
         result = op_write(o);
+    else if (o->kind == SIM_OP_DISCARD)
+        result = op_discard(o);
     else
         result = op_flush(o);
     sim_trace(o->loop->sim, SIM_DISK, who, (uint64_t)result ^ o->offset << 8);
@@ -426,11 +480,11 @@ void sim_disk_op_done(struct sim_op *o)
 {
     check(o->file->ops_count > 0);
     o->file->ops_count--;
-    if (o->kind != SIM_OP_WRITE)
+    if (o->mark == NULL)
         return;
 
     /* The caller changed the bytes of a write that was in flight. */
-    check(sim_iov_crc(o->iov, o->iov_count) == o->crc);
+    check(o->kind != SIM_OP_WRITE || sim_iov_crc(o->iov, o->iov_count) == o->crc);
     o->mark->seq = ++o->loop->host->disk.seq;
     sim_mark_put(o->mark);
 }
@@ -441,14 +495,16 @@ void sim_disk_op_killed(struct sim_op *o)
     struct sim_host *h = o->loop->host;
 
     o->file->ops_count--;
-    if (o->kind != SIM_OP_WRITE)
-        return;
-    if (o->mark == NULL) {
+    if (o->mark == NULL && o->kind == SIM_OP_DISCARD) {
+        discard_apply(o, true);
+    } else if (o->mark == NULL && o->kind == SIM_OP_WRITE) {
         struct sim_content c = content_of(o);
         o->mark = sim_mark_new(UINT64_MAX);
         list_remove(&o->in_inode);
         sim_inode_write_part(h, o->file->inode, &c, o->mark);
     }
+    if (o->mark == NULL)
+        return;
     o->mark->seq = ++h->disk.seq;
     sim_mark_put(o->mark);
 }
@@ -502,15 +558,30 @@ void sim_file_readv(struct loop *l, struct loop_op *op, struct loop_file *f,
 }
 
 void sim_file_writev(struct loop *l, struct loop_op *op, struct loop_file *f,
-                     const struct iovec *iov, int iov_count, uint64_t offset)
+                     const struct iovec *iov, int iov_count, uint64_t offset, bool is_durable)
 {
     struct sim_op *o = op_start(l, op, f, SIM_OP_WRITE, SIM_DISK_WRITE);
 
+    o->is_durable = is_durable;
     if ((o->file->flags & LOOP_FILE_WRITE) == 0)
         o->fault = -EBADF;
     op_set_iov(o, iov, iov_count, offset);
     o->crc = sim_iov_crc(iov, iov_count);
     list_push(&o->file->inode->writes, &o->in_inode);
+}
+
+void sim_file_discard(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                      uint64_t len)
+{
+    struct sim_op *o = op_start(l, op, f, SIM_OP_DISCARD, SIM_DISK_DISCARD);
+    const struct sim_disk *d = &o->loop->host->disk;
+
+    o->offset = offset;
+    o->len = len;
+    if ((o->file->flags & LOOP_FILE_WRITE) == 0)
+        o->fault = -EBADF;
+    else if (d->has_info && !d->info.can_discard)
+        o->fault = -EOPNOTSUPP;
 }
 
 void sim_file_flush(struct loop *l, struct loop_op *op, struct loop_file *f)
@@ -557,7 +628,7 @@ int64_t sim_file_write_now(struct loop_file *f, const void *buf, size_t len, uin
     if ((sf->flags & LOOP_FILE_WRITE) == 0)
         fault = -EBADF;
     struct sim_mark *mark = sim_mark_new(++h->disk.seq);
-    int64_t r = disk_write(h, sf->inode, &c, mark, fault);
+    int64_t r = disk_write(h, sf->inode, &c, mark, fault, false);
     sim_mark_put(mark);
     return r;
 }

@@ -67,6 +67,7 @@ struct sim_packet {
 enum sim_op_kind {
     SIM_OP_READ,
     SIM_OP_WRITE,
+    SIM_OP_DISCARD,
     SIM_OP_FLUSH,
     SIM_OP_ACCEPT,
     SIM_OP_CONNECT,
@@ -98,6 +99,7 @@ struct sim_op {
 
     struct sim_file *file;
     int fault;             /* injected: 0, -errno, or enum sim_disk_lie */
+    bool is_durable;       /* a write that is durable when it is done */
     struct sim_mark *mark; /* of a write that was carried out */
     uint64_t flush_seq;    /* a flush covers writes up to here */
     struct sim_listener *listener;
@@ -203,6 +205,8 @@ struct sim_disk {
     void *watch_arg;
     uint32_t slow_num, slow_den;
     uint64_t slow_ns_max;
+    bool has_info;
+    struct loop_file_info info; /* of every file, if has_info */
 };
 
 struct sim_file {
@@ -378,6 +382,13 @@ int sim_inode_write(struct sim_host *h, struct sim_inode *n, const struct sim_co
 /* A write that failed or was cut short: any part of it. */
 void sim_inode_write_part(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
                           struct sim_mark *mark);
+/* The newest of what this write made, and so all that it says, is on the medium. */
+void sim_inode_write_through(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
+                             const struct sim_mark *mark);
+/* Each page, or of a part of the discard any page, becomes zeros, anything, or stays. */
+void sim_inode_discard(struct sim_host *h, struct sim_inode *n, uint64_t offset, uint64_t len,
+                       struct sim_mark *mark, bool is_part);
+bool sim_inode_is_sparse(const struct sim_inode *n);
 void sim_inode_flush(struct sim_host *h, struct sim_inode *n, uint64_t seq);
 void sim_inode_flush_fail(struct sim_host *h, struct sim_inode *n, uint64_t seq);
 uint64_t sim_inode_readable(const struct sim_inode *n, uint64_t offset, uint64_t len);
@@ -401,11 +412,14 @@ void sim_files_free(struct sim_loop *l);
 int sim_file_open(struct loop *l, const char *path, unsigned flags, struct loop_file **out);
 void sim_file_close(struct loop_file *f);
 uint64_t sim_file_size(const struct loop_file *f);
+void sim_file_info(const struct loop_file *f, struct loop_file_info *out);
 int sim_file_resize(struct loop_file *f, uint64_t size, bool reserve);
 void sim_file_readv(struct loop *l, struct loop_op *op, struct loop_file *f,
                     const struct iovec *iov, int iov_count, uint64_t offset);
 void sim_file_writev(struct loop *l, struct loop_op *op, struct loop_file *f,
-                     const struct iovec *iov, int iov_count, uint64_t offset);
+                     const struct iovec *iov, int iov_count, uint64_t offset, bool is_durable);
+void sim_file_discard(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                      uint64_t len);
 void sim_file_flush(struct loop *l, struct loop_op *op, struct loop_file *f);
 int64_t sim_file_read_now(struct loop_file *f, void *buf, size_t len, uint64_t offset);
 int64_t sim_file_write_now(struct loop_file *f, const void *buf, size_t len, uint64_t offset);

@@ -379,6 +379,47 @@ void sim_inode_flush(struct sim_host *h, struct sim_inode *n, uint64_t seq)
     n->size_durable = n->size;
 }
 
+void sim_inode_write_through(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
+                             const struct sim_mark *mark)
+{
+    uint64_t end = pages_of(c->offset + c->len);
+
+    for (uint64_t i = c->offset / SIM_PAGE_BYTES; i < end; i++) {
+        struct sim_page *p = page_find(n, i);
+        struct sim_version *v = p == NULL ? NULL : p->oldest;
+        while (v != NULL && v->mark != mark)
+            v = v->next;
+        if (v != NULL)
+            page_make_durable(h, p, v);
+    }
+}
+
+/* Pages nobody wrote are zeros already. */
+void sim_inode_discard(struct sim_host *h, struct sim_inode *n, uint64_t offset, uint64_t len,
+                       struct sim_mark *mark, bool is_part)
+{
+    enum { STAYS, ZEROS, GARBAGE, OUTCOMES };
+    struct sim *s = h->sim;
+
+    for (uint64_t i = offset / SIM_PAGE_BYTES; i < (offset + len) / SIM_PAGE_BYTES; i++) {
+        struct sim_page *p = page_find(n, i);
+        uint64_t how = p == NULL ? STAYS : prng_below(&s->world, OUTCOMES);
+        if (how == STAYS || (is_part && prng_chance(&s->world, 1, 2)))
+            continue;
+        struct sim_version *v = sim_version_new(s, zeros);
+        for (uint32_t at = 0; how == GARBAGE && at < SIM_PAGE_BYTES; at += sizeof(uint64_t)) {
+            uint64_t x = prng_next(&s->world);
+            memcpy(v->data + at, &x, sizeof(x));
+        }
+        sim_page_add(h, n, p, v, mark);
+    }
+}
+
+bool sim_inode_is_sparse(const struct sim_inode *n)
+{
+    return n->reserved_pages + n->charged_pages < pages_of(n->size);
+}
+
 /*
  * After a flush that failed, the kernel takes the pages for clean: some made it, and those that
  * did not are no later flush's business. They can still be read, until the power goes.

@@ -32,7 +32,7 @@ static void op_submit(struct uring_loop *l, struct loop_op *op)
 
     check(sqe != NULL);
     if (uring_kind_is_file(s->kind)) {
-        uring_file_prepare(sqe, s);
+        uring_file_prepare(l, sqe, s);
         l->file_ops_inflight++;
     } else {
         uring_net_prepare(sqe, &l->msgs[sqe - l->ring.sq.sqes], s);
@@ -295,9 +295,11 @@ static const struct loop_backend uring_backend = {
     .file_open = os_file_open,
     .file_close = os_file_close,
     .file_size = os_file_size,
+    .file_info = uring_file_info,
     .file_resize = os_file_resize,
     .readv = uring_readv,
     .writev = uring_writev,
+    .discard = uring_discard,
     .flush = uring_flush,
     .read_now = os_read_now,
     .write_now = os_write_now,
@@ -368,6 +370,18 @@ enum {
                       IORING_FEAT_EXT_ARG         /* sleep with a timeout */
 };
 
+/* Operations that a kernel may lack, or refuse, and that the contract can do without. */
+static void ring_probe(struct uring_loop *l)
+{
+    struct io_uring_probe *probe = io_uring_get_probe_ring(&l->ring);
+
+    if (probe == NULL)
+        return;
+    l->has_uring_cmd = io_uring_opcode_supported(probe, IORING_OP_URING_CMD);
+    l->has_fallocate = io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);
+    io_uring_free_probe(probe);
+}
+
 static int ring_create(struct uring_loop *l, uint32_t entries)
 {
     struct io_uring_params params = {0};
@@ -388,6 +402,7 @@ static int ring_create(struct uring_loop *l, uint32_t entries)
         io_uring_queue_exit(&l->ring);
         return -ENOSYS;
     }
+    ring_probe(l);
     l->file_ops_max = entries;
     l->msgs = mem_zalloc(params.sq_entries * sizeof(struct msghdr));
     return 0;

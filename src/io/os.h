@@ -3,6 +3,7 @@
  * wait and in how bytes move, and in nothing else.
  *   os_loop.c  messages between threads, clocks, what has finished, the end of a loop
  *   os_file.c  files, devices, names
+ *   os_info.c  what the kernel tells about a device
  *   os_net.c   addresses, listeners, connections
  *
  * A back end's loop begins with struct os_loop. Files, listeners and connections are these structs
@@ -44,7 +45,9 @@ struct os_file {
     int fd;
     bool is_device;
     bool is_direct;
-    uint64_t size; /* of a device */
+    bool has_no_discard_cmd; /* a device to which the ring's command for it means nothing */
+    dev_t device;            /* its number */
+    uint64_t size;           /* of a device */
     uint32_t ops_count;
 };
 
@@ -82,6 +85,8 @@ struct os_iov {
 
 /* O_DIRECT moves whole sectors; so a transfer that ends inside one ended at the end of the file. */
 enum { OS_SECTOR = 512 };
+
+enum { OS_BLOCK = 4096 }; /* what is asked of nobody to be able to do less than */
 
 static inline struct os_loop *os_loop(struct loop *l)
 {
@@ -145,12 +150,15 @@ bool os_iov_advance(struct os_iov *v, uint64_t len);
  */
 const struct iovec *os_iov_next(const struct os_iov *v, struct iovec *part, int *count);
 
-/* All of it, blocking; a read, or as much as there is. Bytes or -errno. */
-int64_t os_file_transfer(const struct os_file *f, struct os_iov *v, uint64_t offset, bool is_write);
+/* All of it, blocking; of a read, as much as there is. Bytes or -errno. */
+int64_t os_file_read(const struct os_file *f, struct os_iov *v, uint64_t offset);
+int64_t os_file_write(const struct os_file *f, struct os_iov *v, uint64_t offset, bool is_durable);
+int os_file_discard(const struct os_file *f, uint64_t offset, uint64_t len);
 
 int os_file_open(struct loop *l, const char *path, unsigned flags, struct loop_file **out);
 void os_file_close(struct loop_file *f);
 uint64_t os_file_size(const struct loop_file *f);
+void os_file_info(const struct loop_file *f, struct loop_file_info *out);
 int os_file_resize(struct loop_file *f, uint64_t size, bool reserve);
 int64_t os_read_now(struct loop_file *f, void *buf, size_t len, uint64_t offset);
 int64_t os_write_now(struct loop_file *f, const void *buf, size_t len, uint64_t offset);
@@ -162,6 +170,12 @@ int os_dir_list(struct loop *l, const char *path, void (*each)(void *arg, const 
 int os_rename(struct loop *l, const char *from, const char *to);
 int os_unlink(struct loop *l, const char *path);
 int64_t os_disk_free(struct loop *l, const char *path);
+
+/* ---- Devices: os_info.c ---- */
+
+/* The folder of a device in sysfs, or of a partition: then the queue is its parent's. Sets all of
+ * *out but is_device and is_sparse. */
+void os_device_info(const char *sysfs_dir, struct loop_file_info *out);
 
 /* ---- Connections: os_net.c ---- */
 

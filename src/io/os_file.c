@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/pool.h"
@@ -49,6 +50,7 @@ static int file_setup(struct os_file *f, unsigned flags)
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
         return -EINVAL;
     f->is_device = S_ISBLK(st.st_mode);
+    f->device = st.st_rdev;
     if (f->is_device && ioctl(f->fd, BLKGETSIZE64, &f->size) != 0)
         return -errno;
     if ((flags & LOOP_FILE_LOCK) && flock(f->fd, LOCK_EX | LOCK_NB) != 0)
@@ -100,6 +102,42 @@ uint64_t os_file_size(const struct loop_file *base)
         return f->size;
     check(fstat(f->fd, &st) == 0);
     return (uint64_t)st.st_size;
+}
+
+/* A multiple of all that a direct transfer must be a multiple of. */
+static uint32_t file_io_align(const struct os_file *f)
+{
+    struct statx sx;
+
+    if (!f->is_direct)
+        return 1;
+    if (statx(f->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) != 0 ||
+        (sx.stx_mask & STATX_DIOALIGN) == 0 || sx.stx_dio_offset_align == 0)
+        return OS_BLOCK; /* a kernel before 6.1 */
+    return sx.stx_dio_offset_align > sx.stx_dio_mem_align ? sx.stx_dio_offset_align
+                                                          : sx.stx_dio_mem_align;
+}
+
+void os_file_info(const struct loop_file *base, struct loop_file_info *out)
+{
+    const struct os_file *f = (const struct os_file *)base;
+    char dir[64];
+    struct stat st;
+
+    if (f->is_device) {
+        snprintf(dir, sizeof(dir), "/sys/dev/block/%u:%u", major(f->device), minor(f->device));
+        os_device_info(dir, out);
+        out->is_device = true;
+        return;
+    }
+    check(fstat(f->fd, &st) == 0);
+    *out = (struct loop_file_info){
+        .is_volatile = true,
+        .can_discard = true,
+        .is_sparse = st.st_blocks * 512 < st.st_size,
+        .io_align = file_io_align(f),
+        .discard_align = (uint64_t)st.st_blksize,
+    };
 }
 
 /* All or nothing: what a failed reservation took is given back. */
@@ -158,25 +196,55 @@ const struct iovec *os_iov_next(const struct os_iov *v, struct iovec *part, int 
     return part;
 }
 
-int64_t os_file_transfer(const struct os_file *f, struct os_iov *v, uint64_t offset, bool is_write)
+int64_t os_file_read(const struct os_file *f, struct os_iov *v, uint64_t offset)
 {
     while (v->moved < v->total) {
         struct iovec part;
         int count;
         const struct iovec *iov = os_iov_next(v, &part, &count);
-        off_t at = (off_t)(offset + v->moved);
-        ssize_t n = is_write ? pwritev(f->fd, iov, count, at) : preadv(f->fd, iov, count, at);
+        ssize_t n = preadv(f->fd, iov, count, (off_t)(offset + v->moved));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return -errno;
-        if (n == 0 && is_write)
-            return -EIO; /* a write that writes nothing and names no error */
         os_iov_advance(v, (uint64_t)n);
-        if (n == 0 || (!is_write && f->is_direct && n % OS_SECTOR != 0))
+        if (n == 0 || (f->is_direct && n % OS_SECTOR != 0))
             break;
     }
     return (int64_t)v->moved;
+}
+
+int64_t os_file_write(const struct os_file *f, struct os_iov *v, uint64_t offset, bool is_durable)
+{
+    int flags = is_durable ? RWF_DSYNC : 0;
+
+    while (v->moved < v->total) {
+        struct iovec part;
+        int count;
+        const struct iovec *iov = os_iov_next(v, &part, &count);
+        ssize_t n = pwritev2(f->fd, iov, count, (off_t)(offset + v->moved), flags);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            return -EIO; /* a write that writes nothing and names no error */
+        os_iov_advance(v, (uint64_t)n);
+    }
+    return (int64_t)v->moved;
+}
+
+int os_file_discard(const struct os_file *f, uint64_t offset, uint64_t len)
+{
+    uint64_t range[2] = {offset, len};
+    int r;
+
+    do
+        r = f->is_device ? ioctl(f->fd, BLKDISCARD, range)
+                         : fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                     (off_t)offset, (off_t)len);
+    while (r != 0 && errno == EINTR);
+    return r == 0 ? 0 : -errno;
 }
 
 int64_t os_read_now(struct loop_file *f, void *buf, size_t len, uint64_t offset)
@@ -185,7 +253,7 @@ int64_t os_read_now(struct loop_file *f, void *buf, size_t len, uint64_t offset)
     struct os_iov v;
 
     os_iov_init(&v, &iov, 1);
-    return os_file_transfer(os_file(f), &v, offset, false);
+    return os_file_read(os_file(f), &v, offset);
 }
 
 int64_t os_write_now(struct loop_file *f, const void *buf, size_t len, uint64_t offset)
@@ -194,7 +262,7 @@ int64_t os_write_now(struct loop_file *f, const void *buf, size_t len, uint64_t 
     struct os_iov v;
 
     os_iov_init(&v, &iov, 1);
-    return os_file_transfer(os_file(f), &v, offset, true);
+    return os_file_write(os_file(f), &v, offset, false);
 }
 
 int os_flush_now(struct loop_file *f)

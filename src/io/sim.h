@@ -79,7 +79,7 @@ void sim_net_set_slow(struct sim *s, uint32_t num, uint32_t den,
 
 /* Disk: faults by path prefix, "" = every file of the host; a path has no leading slash for this.
  * `after`: number of calls that still succeed. The blocking calls count too. */
-enum sim_disk_op { SIM_DISK_READ, SIM_DISK_WRITE, SIM_DISK_FLUSH, SIM_DISK_ANY };
+enum sim_disk_op { SIM_DISK_READ, SIM_DISK_WRITE, SIM_DISK_FLUSH, SIM_DISK_DISCARD, SIM_DISK_ANY };
 void sim_disk_fail(struct sim_host *h, const char *prefix, enum sim_disk_op op, uint64_t after,
                    int error, bool once);
 
@@ -95,14 +95,20 @@ void sim_disk_lie(struct sim_host *h, const char *prefix, enum sim_disk_lie lie,
 /* Ends all of these, and slowness. */
 void sim_disk_clear_faults(struct sim_host *h);
 void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t ns_max);
+/*
+ * What loop_file_info() says of every file of the host, and how they behave: not is_volatile: what
+ * a write that is done has written survives power loss; not can_discard: -EOPNOTSUPP. At first they
+ * are files with a volatile cache, that can discard.
+ */
+void sim_disk_set_info(struct sim_host *h, const struct loop_file_info *info);
 /* Flip a bit of the durable content; -ENOENT, -ERANGE. */
 int sim_disk_flip(struct sim_host *h, const char *path, uint64_t bit);
 /* What a read would find now: 0, -ENOENT, -ERANGE. */
 int sim_disk_peek(struct sim_host *h, const char *path, uint64_t offset, void *buf, size_t len);
 
-/* `watch` is called before every read, write and flush of the host's processes, blocking ones too:
- * the moments between which a crash finds nothing new. It may take images, and must not touch this
- * world otherwise. NULL ends it. */
+/* `watch` is called before every read, write, flush and discard of the host's processes, blocking
+ * ones too: the moments between which a crash finds nothing new. It may take images, and must not
+ * touch this world otherwise. NULL ends it. */
 void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg), void *arg);
 
 /*

@@ -32,6 +32,8 @@ struct uring_loop {
     bool has_run;
     bool is_halting;
     bool is_wake_armed;
+    bool has_uring_cmd; /* the kernel knows this operation */
+    bool has_fallocate;
     pthread_t thread;    /* of the last run */
     uint64_t wake_value; /* what the ring reads from wake_fd */
 
@@ -45,6 +47,8 @@ struct uring_loop {
 enum uring_kind {
     URING_READ,
     URING_WRITE,
+    URING_WRITE_DURABLE,
+    URING_DISCARD,
     URING_FLUSH,
     URING_ACCEPT,
     URING_CONNECT,
@@ -69,6 +73,11 @@ struct uring_state {
         struct {
             void *buf;
             size_t len;
+        };
+        struct { /* discard */
+            uint64_t discard_from;
+            uint64_t discard_len;
+            bool is_discard_cmd;
         };
         struct { /* accept, connect */
             struct sockaddr_in6 addr;
@@ -101,7 +110,7 @@ void uring_start(struct uring_loop *l, struct loop_op *op);
 void uring_resume(struct uring_loop *l, struct loop_op *op);
 
 /* One entry for what remains; and what the kernel answered. */
-void uring_file_prepare(struct io_uring_sqe *sqe, struct uring_state *s);
+void uring_file_prepare(struct uring_loop *l, struct io_uring_sqe *sqe, struct uring_state *s);
 void uring_file_complete(struct uring_loop *l, struct loop_op *op, int res);
 void uring_net_prepare(struct io_uring_sqe *sqe, struct msghdr *msg, struct uring_state *s);
 void uring_net_complete(struct uring_loop *l, struct loop_op *op, int res);
@@ -113,10 +122,13 @@ bool uring_net_is_closing(struct uring_state *s);
 void uring_net_end(struct uring_loop *l);
 
 /* The back end's table, by part. */
+void uring_file_info(const struct loop_file *f, struct loop_file_info *out);
 void uring_readv(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
                  int iov_count, uint64_t offset);
 void uring_writev(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
-                  int iov_count, uint64_t offset);
+                  int iov_count, uint64_t offset, bool is_durable);
+void uring_discard(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                   uint64_t len);
 void uring_flush(struct loop *l, struct loop_op *op, struct loop_file *f);
 void uring_listener_close(struct loop_listener *s);
 void uring_accept(struct loop *l, struct loop_op *op, struct loop_listener *s);

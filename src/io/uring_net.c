@@ -80,6 +80,8 @@ void uring_net_prepare(struct io_uring_sqe *sqe, struct msghdr *msg, struct urin
         return;
     case URING_READ:
     case URING_WRITE:
+    case URING_WRITE_DURABLE:
+    case URING_DISCARD:
     case URING_FLUSH:
         break;
     }
@@ -97,6 +99,8 @@ bool uring_net_is_closing(struct uring_state *s)
     case URING_CONNECT:
     case URING_READ:
     case URING_WRITE:
+    case URING_WRITE_DURABLE:
+    case URING_DISCARD:
     case URING_FLUSH:
         break;
     }
@@ -192,6 +196,8 @@ void uring_net_complete(struct uring_loop *l, struct loop_op *op, int res)
         return;
     case URING_READ:
     case URING_WRITE:
+    case URING_WRITE_DURABLE:
+    case URING_DISCARD:
     case URING_FLUSH:
         break;
     }

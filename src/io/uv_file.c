@@ -64,8 +64,12 @@ static void work_run(uv_work_t *req)
 
     if (s->kind == LUV_FLUSH)
         w->result = os_flush_now(&s->file->base);
+    else if (s->kind == LUV_DISCARD)
+        w->result = os_file_discard(s->file, s->offset, s->discard_len);
+    else if (s->kind == LUV_READ)
+        w->result = os_file_read(s->file, &s->v, s->offset);
     else
-        w->result = os_file_transfer(s->file, &s->v, s->offset, s->kind == LUV_WRITE);
+        w->result = os_file_write(s->file, &s->v, s->offset, s->kind == LUV_WRITE_DURABLE);
 }
 
 static void work_done(uv_work_t *req, int status)
@@ -127,11 +131,19 @@ void luv_readv(struct loop *l, struct loop_op *op, struct loop_file *f, const st
 }
 
 void luv_writev(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
-                int iov_count, uint64_t offset)
+                int iov_count, uint64_t offset, bool is_durable)
 {
     os_iov_init(&luv_state(op)->v, iov, iov_count);
     luv_state(op)->offset = offset;
-    file_start(l, op, f, LUV_WRITE);
+    file_start(l, op, f, is_durable ? LUV_WRITE_DURABLE : LUV_WRITE);
+}
+
+void luv_discard(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                 uint64_t len)
+{
+    luv_state(op)->offset = offset;
+    luv_state(op)->discard_len = len;
+    file_start(l, op, f, LUV_DISCARD);
 }
 
 void luv_flush(struct loop *l, struct loop_op *op, struct loop_file *f)

@@ -55,15 +55,28 @@ struct luv_watch {
     struct list accepts; /* struct loop_op */
 };
 
-enum luv_kind { LUV_READ, LUV_WRITE, LUV_FLUSH, LUV_ACCEPT, LUV_CONNECT, LUV_RECV, LUV_SEND };
+enum luv_kind {
+    LUV_READ,
+    LUV_WRITE,
+    LUV_WRITE_DURABLE,
+    LUV_DISCARD,
+    LUV_FLUSH,
+    LUV_ACCEPT,
+    LUV_CONNECT,
+    LUV_RECV,
+    LUV_SEND
+};
 
 /* What the back end keeps in loop_op.priv[0..7]. */
 struct luv_state {
     enum luv_kind kind;
     union {
-        struct { /* read, write, flush, send */
+        struct { /* read, write, discard, flush, send */
             struct os_file *file;
-            struct os_iov v;
+            union {
+                struct os_iov v;
+                uint64_t discard_len;
+            };
             uint64_t offset;
         };
         struct { /* receive */
@@ -109,7 +122,9 @@ void luv_watch_close(struct luv_watch **watch);
 void luv_readv(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
                int iov_count, uint64_t offset);
 void luv_writev(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
-                int iov_count, uint64_t offset);
+                int iov_count, uint64_t offset, bool is_durable);
+void luv_discard(struct loop *l, struct loop_op *op, struct loop_file *f, uint64_t offset,
+                 uint64_t len);
 void luv_flush(struct loop *l, struct loop_op *op, struct loop_file *f);
 void luv_listener_close(struct loop_listener *s);
 void luv_accept(struct loop *l, struct loop_op *op, struct loop_listener *s);
