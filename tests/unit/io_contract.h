@@ -483,6 +483,156 @@ static void a_flush_succeeds_and_the_blocking_calls_see_the_same_file(void **sta
     loop_file_close(f);
 }
 
+/* ---- What is under a file; durable writes; discard ---- */
+
+static void a_file_is_volatile_and_says_when_it_has_less_room_than_its_size(void **state)
+{
+    struct contract_env *env = *state;
+    unsigned flags = LOOP_FILE_WRITE | LOOP_FILE_CREATE | LOOP_FILE_DIRECT;
+    struct loop_file *f = contract_file(env, "f", flags);
+    struct loop_file_info info;
+
+    assert_int_equal(loop_file_resize(f, 1 << 20, false), 0);
+    loop_file_info(f, &info);
+    assert_false(info.is_device);
+    assert_true(info.is_volatile);
+    assert_false(info.has_fua);
+    assert_true(info.can_discard);
+    assert_true(info.is_sparse);
+    assert_true(info.io_align > 0 && CONTRACT_BLOCK % info.io_align == 0);
+    assert_true(info.discard_align > 0);
+
+    assert_int_equal(loop_file_resize(f, 1 << 20, true), 0);
+    loop_file_info(f, &info);
+    assert_false(info.is_sparse);
+    loop_file_close(f);
+}
+
+static void a_durable_write_is_a_write(void **state)
+{
+    struct contract_env *env = *state;
+    unsigned flags = LOOP_FILE_WRITE | LOOP_FILE_CREATE | LOOP_FILE_DIRECT;
+    struct loop_file *f = contract_file(env, "f", flags);
+    static _Alignas(CONTRACT_BLOCK) uint8_t out[2 * CONTRACT_BLOCK], in[2 * CONTRACT_BLOCK];
+    struct contract_op o;
+
+    contract_fill(out, sizeof(out), 3);
+    contract_op_init(&o);
+    loop_write_durable(env->loop, &o.op, f, out, sizeof(out), CONTRACT_BLOCK);
+    assert_int_equal(o.done_count, 0);
+    assert_int_equal(contract_wait(env, &o), sizeof(out));
+    assert_int_equal(loop_file_size(f), 3 * CONTRACT_BLOCK);
+    assert_int_equal(contract_read(env, f, in, sizeof(in), CONTRACT_BLOCK), sizeof(in));
+    assert_memory_equal(in, out, sizeof(in));
+    loop_file_close(f);
+
+    f = contract_file(env, "f", 0);
+    contract_op_init(&o);
+    loop_write_durable(env->loop, &o.op, f, "x", 1, 0);
+    assert_int_equal(contract_wait(env, &o), -EBADF);
+    loop_file_close(f);
+}
+
+static int64_t contract_discard(struct contract_env *env, struct loop_file *f, uint64_t offset,
+                                uint64_t len)
+{
+    struct contract_op o;
+
+    contract_op_init(&o);
+    loop_discard(env->loop, &o.op, f, offset, len);
+    assert_int_equal(o.done_count, 0);
+    return contract_wait(env, &o);
+}
+
+/* Of the range itself nothing is said: what lies around it stays, and so does the size. */
+static void a_discard_touches_nothing_around_it(void **state)
+{
+    struct contract_env *env = *state;
+    struct loop_file *f = contract_file(env, "f", LOOP_FILE_WRITE | LOOP_FILE_CREATE);
+    static uint8_t out[8 * CONTRACT_BLOCK], in[8 * CONTRACT_BLOCK];
+
+    contract_fill(out, sizeof(out), 4);
+    assert_int_equal(contract_write(env, f, out, sizeof(out), 0), sizeof(out));
+    int64_t r = contract_discard(env, f, 2 * CONTRACT_BLOCK, 3 * CONTRACT_BLOCK);
+    if (r == -EOPNOTSUPP) {
+        loop_file_close(f);
+        skip();
+    }
+    assert_int_equal(r, 0);
+    assert_int_equal(loop_file_size(f), sizeof(out));
+    assert_int_equal(contract_read(env, f, in, sizeof(in), 0), sizeof(in));
+    assert_memory_equal(in, out, 2 * CONTRACT_BLOCK);
+    assert_memory_equal(in + 5 * CONTRACT_BLOCK, out + 5 * CONTRACT_BLOCK, 3 * CONTRACT_BLOCK);
+
+    assert_int_equal(contract_write(env, f, out, sizeof(out), 0), sizeof(out));
+    assert_int_equal(contract_read(env, f, in, sizeof(in), 0), sizeof(in));
+    assert_memory_equal(in, out, sizeof(in));
+    loop_file_close(f);
+
+    f = contract_file(env, "f", 0);
+    assert_int_equal(contract_discard(env, f, 0, CONTRACT_BLOCK), -EBADF);
+    loop_file_close(f);
+}
+
+/* More of each than the loop has room for, mixed: every op comes back, with its own result. */
+static void durable_writes_and_discards_wait_their_turn(void **state)
+{
+    enum { OPS = 200 };
+    struct contract_env *env = *state;
+    struct loop_file *f = contract_file(env, "f", LOOP_FILE_WRITE | LOOP_FILE_CREATE);
+    static struct contract_op ops[OPS];
+    static uint8_t out[CONTRACT_BLOCK];
+
+    for (uint32_t i = 0; i < OPS; i++) {
+        contract_op_init(&ops[i]);
+        if (i % 2 == 0)
+            loop_write_durable(env->loop, &ops[i].op, f, out, sizeof(out),
+                               (uint64_t)i * sizeof(out));
+        else
+            loop_discard(env->loop, &ops[i].op, f, (uint64_t)i * sizeof(out), sizeof(out));
+    }
+    for (uint32_t i = 0; i < OPS; i++) {
+        int64_t r = contract_wait(env, &ops[i]);
+        if (i % 2 == 0)
+            assert_int_equal(r, sizeof(out));
+        else
+            assert_true(r == 0 || r == -EOPNOTSUPP);
+    }
+    loop_file_close(f);
+}
+
+/* ---- Registered buffers ---- */
+
+/* What register answers changes nothing: the same bytes come, from inside, across the edge and
+ * outside. */
+static void registered_buffers_carry_the_same_bytes(void **state)
+{
+    enum { POOL = 8 * CONTRACT_BLOCK };
+    struct contract_env *env = *state;
+    unsigned flags = LOOP_FILE_WRITE | LOOP_FILE_CREATE | LOOP_FILE_DIRECT;
+    struct loop_file *f = contract_file(env, "f", flags);
+    static _Alignas(CONTRACT_BLOCK) uint8_t memory[POOL + 4 * CONTRACT_BLOCK];
+    static _Alignas(CONTRACT_BLOCK) uint8_t in[4 * CONTRACT_BLOCK];
+
+    int r = loop_buffers_register(env->loop, memory + CONTRACT_BLOCK, POOL);
+    for (uint32_t at = 0; at + sizeof(in) <= sizeof(memory); at += CONTRACT_BLOCK) {
+        struct contract_op o;
+        contract_fill(memory + at, sizeof(in), 5 + at);
+        contract_op_init(&o);
+        loop_write_durable(env->loop, &o.op, f, memory + at, sizeof(in), at);
+        assert_int_equal(contract_wait(env, &o), sizeof(in));
+        assert_int_equal(contract_read(env, f, in, sizeof(in), at), sizeof(in));
+        assert_memory_equal(in, memory + at, sizeof(in));
+        memset(memory + at, 0, sizeof(in));
+        assert_int_equal(contract_read(env, f, memory + at, sizeof(in), at), sizeof(in));
+        assert_memory_equal(in, memory + at, sizeof(in));
+    }
+    assert_int_equal(loop_buffers_unregister(env->loop, memory + CONTRACT_BLOCK),
+                     r == 0 ? 0 : -ENOENT);
+    assert_int_equal(contract_write(env, f, memory, sizeof(in), 0), sizeof(in));
+    loop_file_close(f);
+}
+
 static void opening_says_what_is_wrong(void **state)
 {
     struct contract_env *env = *state;
@@ -1139,6 +1289,8 @@ static void a_halted_loop_calls_nobody_and_lets_nothing_through(void **state)
     loop_wake(l, &x->task.task);
     loop_timer_start(l, &x->timer.timer, 0);
     loop_read(l, &x->read.op, f, x->buf, sizeof(x->buf), 0);
+    loop_discard(l, &x->flush.op, f, 0, CONTRACT_BLOCK);
+    assert_int_equal(loop_buffers_register(l, x->buf, sizeof(x->buf)), -ECANCELED);
     contract_path(env, "f", path);
     assert_int_equal(loop_file_open(l, path, 0, &again), -ECANCELED);
     loop_conn_close(x->pair.client);
@@ -1162,6 +1314,11 @@ static void a_halted_loop_calls_nobody_and_lets_nothing_through(void **state)
         CONTRACT_TEST(a_read_past_the_end_returns_fewer_bytes, s, t),                            \
         CONTRACT_TEST(direct_files_take_whole_blocks_and_end_where_they_end, s, t),              \
         CONTRACT_TEST(a_flush_succeeds_and_the_blocking_calls_see_the_same_file, s, t),          \
+        CONTRACT_TEST(a_file_is_volatile_and_says_when_it_has_less_room_than_its_size, s, t),    \
+        CONTRACT_TEST(a_durable_write_is_a_write, s, t),                                         \
+        CONTRACT_TEST(a_discard_touches_nothing_around_it, s, t),                                \
+        CONTRACT_TEST(durable_writes_and_discards_wait_their_turn, s, t),                        \
+        CONTRACT_TEST(registered_buffers_carry_the_same_bytes, s, t),                            \
         CONTRACT_TEST(opening_says_what_is_wrong, s, t),                                         \
         CONTRACT_TEST(a_locked_file_opens_once, s, t),                                           \
         CONTRACT_TEST(a_file_grows_with_zeros_and_shrinks, s, t),                                \

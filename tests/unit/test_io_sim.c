@@ -189,6 +189,170 @@ static void power_loss_keeps_of_an_unflushed_page_the_old_the_new_or_a_mix(void 
         assert_true(kept[i] > 0);
 }
 
+static int64_t write_page_durable(struct world *w, struct loop_file *f, char fill, uint64_t page)
+{
+    uint8_t buf[PAGE];
+    struct call c;
+
+    memset(buf, fill, sizeof(buf));
+    loop_write_durable(w->loop[0], &call_init(&c)->op, f, buf, sizeof(buf), page * PAGE);
+    return wait_for(w, &c);
+}
+
+/* Also over an older write that was not flushed, and beyond the size that was; its neighbour gains
+ * nothing. */
+static void a_durable_write_survives_power_loss_and_saves_no_other(void **state)
+{
+    uint32_t lost = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        struct world w;
+        world_init(&w, seed);
+        struct loop_file *f = open_named(&w, "f");
+        write_page(&w, f, 'a', 0);
+        write_page(&w, f, 'a', 1);
+        assert_int_equal(write_page_durable(&w, f, 'b', 1), PAGE);
+        assert_int_equal(write_page_durable(&w, f, 'b', 2), PAGE);
+        world_restart(&w, 0, true);
+        assert_int_equal(count_sectors(&w, "f", 1, 'b', "b"), 8);
+        assert_int_equal(count_sectors(&w, "f", 2, 'b', "b"), 8);
+        lost += count_sectors(&w, "f", 0, 'a', "0a") < 8;
+        world_deinit(&w);
+    }
+    assert_true(lost > SEEDS / 4);
+}
+
+static void a_device_that_writes_through_keeps_what_is_done(void **state)
+{
+    struct loop_file_info device = {.is_device = true, .has_fua = true, .io_align = 512}, info;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        struct world w;
+        world_init(&w, seed);
+        sim_disk_set_info(w.host[0], &device);
+        struct loop_file *f = open_named(&w, "f");
+        loop_file_info(f, &info);
+        assert_true(info.is_device && info.has_fua && !info.is_volatile && !info.can_discard);
+        assert_int_equal(info.io_align, 512);
+        assert_int_equal(loop_file_resize(f, 4 * PAGE, true), 0);
+        assert_int_equal(flush(&w, f), 0);
+        write_page(&w, f, 'a', 0);
+        write_page(&w, f, 'b', 0);
+        struct call c;
+        loop_discard(w.loop[0], &call_init(&c)->op, f, 0, PAGE);
+        assert_int_equal(wait_for(&w, &c), -EOPNOTSUPP);
+        world_restart(&w, 0, true);
+        assert_int_equal(count_sectors(&w, "f", 0, 'b', "b"), 8);
+        world_deinit(&w);
+    }
+}
+
+enum page_holds { HOLDS_OLD, HOLDS_ZEROS, HOLDS_GARBAGE };
+
+static enum page_holds page_holds(struct world *w, uint64_t page, char old)
+{
+    static const uint8_t zeros[PAGE];
+    uint8_t buf[PAGE], was[PAGE];
+
+    memset(was, old, sizeof(was));
+    assert_int_equal(sim_disk_peek(w->host[0], "f", page * PAGE, buf, sizeof(buf)), 0);
+    if (memcmp(buf, was, PAGE) == 0)
+        return HOLDS_OLD;
+    return memcmp(buf, zeros, PAGE) == 0 ? HOLDS_ZEROS : HOLDS_GARBAGE;
+}
+
+/* Each page of it goes its own way. One that is refused changes nothing; one that fails, some. */
+static void a_discard_leaves_zeros_or_garbage_or_what_was(void **state)
+{
+    static const int error[] = {0, -EIO, -EOPNOTSUPP};
+    uint32_t seen[3][3] = {{0}};
+
+    (void)state;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        struct world w;
+        world_init(&w, seed);
+        uint32_t how = (uint32_t)(seed % 3);
+        struct loop_file *f = open_named(&w, "f");
+        for (uint64_t page = 0; page < 4; page++)
+            write_page(&w, f, 'a', page);
+        if (error[how] != 0)
+            sim_disk_fail(w.host[0], "f", SIM_DISK_DISCARD, 0, error[how], true);
+        struct call c;
+        uint64_t start = sim_now(w.sim);
+        loop_discard(w.loop[0], &call_init(&c)->op, f, PAGE, 2 * PAGE);
+        assert_int_equal(page_holds(&w, 1, 'a'), HOLDS_OLD);
+        assert_int_equal(wait_for(&w, &c), error[how]);
+        assert_true(sim_now(w.sim) > start);
+        assert_int_equal(page_holds(&w, 0, 'a'), HOLDS_OLD);
+        assert_int_equal(page_holds(&w, 3, 'a'), HOLDS_OLD);
+        seen[how][page_holds(&w, 1, 'a')]++;
+        assert_int_equal(loop_file_size(f), 4 * PAGE);
+        world_deinit(&w);
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_true(seen[0][i] > SEEDS / 20);
+        assert_true(seen[1][i] > 0);
+    }
+    assert_true(seen[1][HOLDS_OLD] > seen[0][HOLDS_OLD]);
+    assert_int_equal(seen[2][HOLDS_ZEROS] + seen[2][HOLDS_GARBAGE], 0);
+}
+
+static void a_discard_may_be_undone_by_power_loss_until_it_is_flushed(void **state)
+{
+    uint32_t undone = 0, kept = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 4 * SEEDS; seed++) {
+        struct world w;
+        bool is_flushed = seed % 2 == 0;
+        world_init(&w, seed);
+        struct loop_file *f = open_named(&w, "f");
+        write_page(&w, f, 'a', 0);
+        flush(&w, f);
+        struct call c;
+        loop_discard(w.loop[0], &call_init(&c)->op, f, 0, PAGE);
+        wait_for(&w, &c);
+        if (is_flushed)
+            assert_int_equal(flush(&w, f), 0);
+        enum page_holds before = page_holds(&w, 0, 'a');
+        world_restart(&w, 0, true);
+        enum page_holds after = page_holds(&w, 0, 'a');
+        if (is_flushed)
+            assert_int_equal(before, after);
+        else if (before != HOLDS_OLD)
+            *(after == HOLDS_OLD ? &undone : &kept) += 1;
+        world_deinit(&w);
+    }
+    assert_true(undone > SEEDS / 4 && kept > SEEDS / 4);
+}
+
+static void a_crash_under_a_discard_leaves_any_part_of_it(void **state)
+{
+    uint32_t mixed = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < SEEDS; seed++) {
+        struct world w;
+        struct call c;
+        uint32_t old = 0;
+        world_init(&w, seed);
+        struct loop_file *f = open_named(&w, "f");
+        for (uint64_t page = 0; page < 8; page++)
+            write_page(&w, f, 'a', page);
+        loop_discard(w.loop[0], &call_init(&c)->op, f, 0, 7 * PAGE);
+        world_restart(&w, 0, false);
+        assert_int_equal(c.done_count, 0);
+        for (uint64_t page = 0; page < 8; page++)
+            old += page_holds(&w, page, 'a') == HOLDS_OLD;
+        assert_true(old >= 1);
+        mixed += old > 1 && old < 8;
+        world_deinit(&w);
+    }
+    assert_true(mixed > SEEDS / 2);
+}
+
 /* Several unflushed versions of a page: any of them may be what is left. */
 static void power_loss_may_keep_any_unflushed_version(void **state)
 {
@@ -955,6 +1119,11 @@ int main(void)
         cmocka_unit_test(flushed_data_survives_power_loss),
         cmocka_unit_test(power_loss_keeps_of_an_unflushed_page_the_old_the_new_or_a_mix),
         cmocka_unit_test(power_loss_may_keep_any_unflushed_version),
+        cmocka_unit_test(a_durable_write_survives_power_loss_and_saves_no_other),
+        cmocka_unit_test(a_device_that_writes_through_keeps_what_is_done),
+        cmocka_unit_test(a_discard_leaves_zeros_or_garbage_or_what_was),
+        cmocka_unit_test(a_discard_may_be_undone_by_power_loss_until_it_is_flushed),
+        cmocka_unit_test(a_crash_under_a_discard_leaves_any_part_of_it),
         cmocka_unit_test(a_flush_does_not_cover_a_write_that_was_not_done_before_it),
         cmocka_unit_test(a_crash_of_the_process_keeps_done_writes_and_any_part_of_others),
         cmocka_unit_test(what_survived_a_crash_is_still_lost_by_power_loss_until_flushed),
