@@ -1,7 +1,8 @@
 /*
- * The io_uring back end's own structs, shared by its three parts:
+ * The io_uring back end's own structs, shared by its parts:
  *   loop_uring.c  the ring, the turn of the loop, the life of an operation
  *   uring_file.c  operations on files
+ *   uring_mem.c   memory the kernel holds for transfers
  *   uring_net.c   operations on listeners and connections
  * The rest it has in common with the other back end over a real system: os.h.
  *
@@ -24,6 +25,15 @@
 
 #include "io/os.h"
 
+/* One place of the ring's table of buffers. */
+struct uring_region {
+    uintptr_t base; /* or one of the marks below */
+    size_t len;     /* 0 then */
+};
+
+#define URING_REGION_EMPTY ((uintptr_t)0)
+#define URING_REGION_LOST  (~(uintptr_t)0) /* the kernel did not give it back */
+
 struct uring_loop {
     struct os_loop os;
     struct io_uring ring;
@@ -39,6 +49,10 @@ struct uring_loop {
 
     uint32_t file_ops_max;
     uint32_t file_ops_inflight;
+    bool has_buffers;     /* the ring has its table */
+    uint32_t regions_end; /* places from here on are empty */
+    struct uring_region regions[LOOP_BUFFERS_MAX];
+
     struct list waiting_file; /* struct loop_op, in order of start */
     struct list waiting_net;
     struct list inflight;
@@ -115,6 +129,19 @@ void uring_file_complete(struct uring_loop *l, struct loop_op *op, int res);
 void uring_net_prepare(struct io_uring_sqe *sqe, struct msghdr *msg, struct uring_state *s);
 void uring_net_complete(struct uring_loop *l, struct loop_op *op, int res);
 
+/* Where in the table the buffer lies wholly; -1: nowhere. */
+static inline int uring_region_find(const struct uring_loop *l, const void *buf, size_t len)
+{
+    uintptr_t at = (uintptr_t)buf;
+
+    for (uint32_t i = 0; i < l->regions_end; i++) {
+        const struct uring_region *r = &l->regions[i];
+        if (at >= r->base && at - r->base < r->len && len <= r->len - (at - r->base))
+            return (int)i;
+    }
+    return -1;
+}
+
 /* The handle it is for was closed while the op was waiting. */
 bool uring_net_is_closing(struct uring_state *s);
 
@@ -122,6 +149,8 @@ bool uring_net_is_closing(struct uring_state *s);
 void uring_net_end(struct uring_loop *l);
 
 /* The back end's table, by part. */
+int uring_buffers_register(struct loop *l, void *base, size_t len);
+int uring_buffers_unregister(struct loop *l, void *base);
 void uring_file_info(const struct loop_file *f, struct loop_file_info *out);
 void uring_readv(struct loop *l, struct loop_op *op, struct loop_file *f, const struct iovec *iov,
                  int iov_count, uint64_t offset);

@@ -26,6 +26,23 @@ static void discard_prepare(const struct uring_loop *l, struct io_uring_sqe *sqe
     }
 }
 
+/* From and to registered memory the kernel need not look up and hold the pages each time. */
+static void one_prepare(const struct uring_loop *l, struct io_uring_sqe *sqe,
+                        const struct uring_state *s, const struct iovec *iov, uint64_t offset)
+{
+    unsigned len = iov->iov_len > 1u << 30 ? 1u << 30 : (unsigned)iov->iov_len;
+    int region = uring_region_find(l, iov->iov_base, len);
+
+    if (region >= 0 && s->kind == URING_READ)
+        io_uring_prep_read_fixed(sqe, s->fd, iov->iov_base, len, offset, region);
+    else if (region >= 0)
+        io_uring_prep_write_fixed(sqe, s->fd, iov->iov_base, len, offset, region);
+    else if (s->kind == URING_READ)
+        io_uring_prep_read(sqe, s->fd, iov->iov_base, len, offset);
+    else
+        io_uring_prep_write(sqe, s->fd, iov->iov_base, len, offset);
+}
+
 void uring_file_prepare(struct uring_loop *l, struct io_uring_sqe *sqe, struct uring_state *s)
 {
     if (s->kind == URING_FLUSH) {
@@ -41,17 +58,12 @@ void uring_file_prepare(struct uring_loop *l, struct io_uring_sqe *sqe, struct u
     int count;
     const struct iovec *iov = os_iov_next(&s->v, &part, &count);
     uint64_t offset = s->offset + s->v.moved;
-    if (count == 1) {
-        unsigned len = iov->iov_len > 1u << 30 ? 1u << 30 : (unsigned)iov->iov_len;
-        if (s->kind == URING_READ)
-            io_uring_prep_read(sqe, s->fd, iov->iov_base, len, offset);
-        else
-            io_uring_prep_write(sqe, s->fd, iov->iov_base, len, offset);
-    } else if (s->kind == URING_READ) {
+    if (count == 1)
+        one_prepare(l, sqe, s, iov, offset);
+    else if (s->kind == URING_READ)
         io_uring_prep_readv(sqe, s->fd, iov, (unsigned)count, offset);
-    } else {
+    else
         io_uring_prep_writev(sqe, s->fd, iov, (unsigned)count, offset);
-    }
     if (s->kind == URING_WRITE_DURABLE)
         sqe->rw_flags = RWF_DSYNC;
 }
