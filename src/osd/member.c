@@ -289,8 +289,10 @@ uint32_t osd_list_encode(struct osd *o, uint64_t pg, uint64_t above, struct stor
     for (;;) {
         struct store_cursor before = *cursor;
         struct store_object object;
-        if (store_list(o->store, pg, above, cursor, &object, 1) == 0)
+        if (store_list(o->store, pg, above, cursor, &object, 1) == 0) {
+            *more = !cursor->ended;
             break;
+        }
         uint8_t *next = list_put_object(o, &object, above, p, out + out_max);
         if (next == NULL) {
             *cursor = before;

@@ -389,7 +389,8 @@ static void osd_purge_step(struct osd *o)
     }
     for (uint32_t i = 0; p->pg != NULL && i < PURGE_SCAN_MAX; i++) {
         if (store_list(o->store, p->pg->id, 0, &p->cursor, &object, 1) == 0) {
-            purge_next_pg(p);
+            if (p->cursor.ended)
+                purge_next_pg(p);
             continue;
         }
         if (!purge_is_due(o, p->pg, &object))

@@ -248,7 +248,8 @@ static void recovery_list_ours(struct osd_recovery *r)
 
     for (uint32_t i = 0; i < RECOVERY_LIST_PER_STEP; i++) {
         if (store_list(o->store, r->pg->id, r->bound, &r->cursor, &own, 1) == 0) {
-            recovery_settle_unseen(r);
+            if (r->cursor.ended)
+                recovery_settle_unseen(r);
             break;
         }
         struct recovery_object *object = recovery_find(r, &own.id);

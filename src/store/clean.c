@@ -50,12 +50,11 @@ static void clean_want(struct store *s)
     uint64_t bytes = 0;
     uint32_t count = 0;
 
-    list_for_each (l, &s->age) {
-        struct object *o = container_of(l, struct object, in_age);
+    for (struct object *o = object_at(s, s->age_first); o != NULL; o = object_at(s, o->age_next)) {
         if (bytes >= CLEAN_GROUP_BYTES || count == CLEAN_GROUP_MAX)
             return;
-        list_push(&s->wanted, &o->in_wanted);
-        bytes += object_bytes(o);
+        list_push(&s->wanted, &object_work_make(s, o)->in_wanted);
+        bytes += object_bytes(s, o);
         count++;
     }
 }
@@ -73,8 +72,8 @@ bool clean_is_ready(const struct store *s)
     if (list_empty(&s->wanted))
         return false;
     list_for_each (l, &s->wanted) {
-        const struct object *o = container_of(l, struct object, in_wanted);
-        if (!list_empty(&o->records))
+        const struct work *x = container_of(l, struct work, in_wanted);
+        if (!list_empty(&x->records))
             return false;
     }
     return true;

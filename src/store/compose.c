@@ -14,8 +14,8 @@ enum { COMPOSE_PIECE_MIN = 128 }; /* less room than this at the end of a block s
 struct composer {
     struct store *s;
     struct batch *b;
-    uint8_t *block; /* the last one of the batch, open; NULL before the first */
-    uint32_t used;  /* of its payload */
+    uint8_t *block;         /* the last one of the batch, open; NULL before the first */
+    struct block_head head; /* … its header: what the pieces fill in */
     uint64_t blocks_max;
 };
 
@@ -24,21 +24,21 @@ struct composer {
 static void composer_close_block(struct composer *c)
 {
     struct store *s = c->s;
+    struct block_head *h = &c->head;
 
     if (c->block == NULL)
         return;
-    struct block_head h = {
-        .nonce = s->super.nonce,
-        .seq = c->b->first + c->b->count - 1,
-        .boot = s->super.boot,
-        .prev_crc = s->head_crc,
-        .mark = c->b->mark,
-        .tail = c->b->tail,
-        .durable = c->b->durable,
-        .used = c->used,
-    };
-    block_seal(c->block, &h);
-    s->head_crc = h.crc;
+    h->nonce = s->super.nonce;
+    h->seq = c->b->first + c->b->count - 1;
+    h->boot = s->super.boot;
+    h->prev_crc = s->head_crc;
+    h->mark = c->b->mark;
+    h->tail = c->b->tail;
+    h->durable = c->b->durable;
+    h->scrub_at = s->scrub_at;
+    h->scrub_since = s->scrub_since;
+    block_seal(c->block, h);
+    s->head_crc = h->crc;
     c->block = NULL;
 }
 
@@ -48,13 +48,13 @@ static void composer_open_block(struct composer *c)
     check(c->b->count < STORE_BATCH_BLOCKS);
     c->block = c->b->buf + (size_t)c->b->count * STORE_BLOCK;
     c->b->count++;
-    c->used = 0;
+    c->head = (struct block_head){0};
 }
 
 /* What fits into the rest of the open block. */
 static uint32_t composer_room(const struct composer *c)
 {
-    uint32_t free = c->block == NULL ? 0 : BLOCK_PAYLOAD - c->used;
+    uint32_t free = c->block == NULL ? 0 : BLOCK_PAYLOAD - c->head.used;
 
     return free < PIECE_HEADER + PIECE_ALIGN ? 0 : free - PIECE_HEADER;
 }
@@ -96,7 +96,7 @@ static uint64_t composer_put(struct composer *c, uint64_t seq, const uint8_t *re
             .len = len - at < room ? len - at : room,
             .bytes = record + at,
         };
-        piece_put(c->block, &c->used, &p);
+        piece_put(c->block, &c->head, &p);
         if (at == 0)
             first = c->b->first + c->b->count - 1;
         at += p.len;
@@ -106,21 +106,35 @@ static uint64_t composer_put(struct composer *c, uint64_t seq, const uint8_t *re
 
 /* ---- One record, from the object and the writes that wait for it ---- */
 
+/*
+ * `touched`: blocks that a waiting write changed, of what is and of the prepared version. All else
+ * is durable if no record of the object is in flight.
+ */
 struct draft {
     struct record_head head;
-    uint64_t touched[STORE_BLOCKS_MAX / 64]; /* blocks that a waiting write changed */
-    bool settled;                            /* all else is durable */
+    struct record_prepared prepared;
+    uint64_t touched[STORE_BLOCKS_MAX / 64], touched_prepared[STORE_BLOCKS_MAX / 64];
+    bool settled;
+    struct layout is, changes; /* where they lie; the prepared part where there is one */
+    const uint64_t *named;     /* … and what it changes */
 };
 
-static void draft_touch(struct draft *d, uint32_t first, uint32_t count)
+static void touched_join(struct draft *d)
 {
-    for (uint32_t b = first; b < first + count; b++)
-        d->touched[b / 64] |= (uint64_t)1 << (b % 64);
+    for (uint32_t i = 0; i < COUNT_OF(d->touched); i++) {
+        d->touched[i] |= d->touched_prepared[i];
+        d->touched_prepared[i] = 0;
+    }
 }
 
-static bool draft_is_touched(const struct draft *d, uint32_t block)
+static void draft_add_prepare(struct draft *d, const struct store_write *w)
 {
-    return (d->touched[block / 64] >> (block % 64) & 1) != 0;
+    if (d->prepared.version == w->version)
+        memset(d->touched_prepared, 0, sizeof(d->touched_prepared));
+    else
+        touched_join(d); /* it commits what was prepared before */
+    d->prepared.version = w->version;
+    bitmap_set(d->touched_prepared, w->offset / STORE_BLOCK, w->len / STORE_BLOCK);
 }
 
 static void draft_add_write(struct draft *d, const struct store_write *w)
@@ -128,81 +142,137 @@ static void draft_add_write(struct draft *d, const struct store_write *w)
     switch (w->kind) {
     case STORE_WRITE:
     case STORE_ZERO:
-        draft_touch(d, w->offset / STORE_BLOCK, w->len / STORE_BLOCK);
+        bitmap_set(d->touched, w->offset / STORE_BLOCK, w->len / STORE_BLOCK);
         break;
     case STORE_REPLACE:
-        draft_touch(d, 0, STORE_BLOCKS_MAX);
+        bitmap_set(d->touched, 0, STORE_BLOCKS_MAX);
         break;
     case STORE_DELETE:
     case STORE_PURGE:
         memset(d->touched, 0, sizeof(d->touched));
         d->head.flags |= RECORD_CLEAR;
         break;
+    case STORE_PREPARE:
+        draft_add_prepare(d, w);
+        break;
+    case STORE_COMMIT:
+        if (!w->is_void)
+            touched_join(d);
+        break;
+    case STORE_ROLLBACK:
     case STORE_DEDUP:
         break;
     }
-    if (w->kind != STORE_DEDUP)
+    if (w->kind != STORE_DEDUP && !w->is_void)
         d->head.flags &= ~(uint32_t)RECORD_KEEP;
-    d->head.dedups_count += w->client != 0 ? 1 : w->dedups_count;
+    d->head.dedups_count += write_dedups(w);
 }
 
-static uint32_t object_slot(const struct object *o, uint32_t block)
-{
-    return block < o->blocks_capacity ? o->blocks[block].slot : 0;
-}
-
-static uint32_t object_dedups_applied(const struct object *o)
+static uint32_t work_dedups_applied(const struct work *x)
 {
     uint32_t count = 0;
 
-    list_for_each (l, &o->dedups)
+    list_for_each (l, &x->dedups)
         count += !container_of(l, struct dedup, in_object)->deferred;
     return count;
 }
 
-/*
- * What kind of record the waiting writes make, and what it must name. Dedup records that a floor
- * has dropped from memory are still in the ring: a full record comes before a restart could find
- * more of them than a record holds.
- */
-static void draft_init(struct draft *d, const struct object *o, bool copy)
+/* A delta of one step (DESIGN.md section 9): the write says it all. */
+static void draft_step(struct draft *d, const struct work *x, const struct store_write *w)
 {
-    *d = (struct draft){.settled = list_empty(&o->records)};
+    d->head.version = w->version;
+    switch (w->kind) {
+    case STORE_PREPARE:
+        d->head.flags = RECORD_PREPARE | (w->deleted ? RECORD_CLEAR | RECORD_DELETED : 0u);
+        prepared_changes(x->prepared, &d->is);
+        memcpy(d->touched, d->touched_prepared, sizeof(d->touched));
+        return;
+    case STORE_COMMIT:
+        d->head.flags = RECORD_COMMIT;
+        break;
+    case STORE_ROLLBACK:
+        d->head.flags = RECORD_ROLLBACK;
+        break;
+    case STORE_WRITE:
+    case STORE_ZERO:
+    case STORE_DELETE:
+    case STORE_REPLACE:
+    case STORE_DEDUP:
+    case STORE_PURGE:
+        never("no step");
+    }
+    memset(d->touched, 0, sizeof(d->touched));
+}
+
+static void draft_full(struct draft *d, const struct object *o, const struct work *x)
+{
+    d->head.kind = RECORD_FULL;
+    d->head.flags = o->deleted ? RECORD_DELETED : 0;
+    d->head.dedups_count = work_dedups_applied(x);
+    if (x->prepared == NULL)
+        return;
+    d->head.flags |= RECORD_BOTH;
+    d->prepared = (struct record_prepared){
+        .version = x->prepared->version,
+        .clear = x->prepared->clear,
+        .deleted = x->prepared->deleted,
+    };
+    prepared_changes(x->prepared, &d->changes);
+}
+
+/*
+ * What kind of record the waiting writes make, and what it must name. Steps that do not come alone
+ * make a full one. Dedup records that a floor has dropped from memory are still in the ring: a
+ * full record comes before a restart could find more of them than a record holds.
+ */
+static void draft_init(struct draft *d, const struct store *s, const struct object *o,
+                       const struct work *x, bool copy)
+{
+    bool alone = x->waiting.next->next == &x->waiting;
+
+    d->settled = list_empty(&x->records);
+    memset(d->touched, 0, sizeof(d->touched));
+    memset(d->touched_prepared, 0, sizeof(d->touched_prepared));
+    d->prepared = (struct record_prepared){0};
     d->head = (struct record_head){
         .kind = RECORD_DELTA,
         .flags = RECORD_KEEP,
         .id = o->id,
-        .pg = o->pg->id,
+        .pg = object_pg(s, o),
         .version = o->version,
     };
-    list_for_each (l, &o->waiting)
+    object_read(o, &d->is);
+    list_for_each (l, &x->waiting)
         draft_add_write(d, container_of(l, struct store_write, object_link));
     if (o->gone) {
         d->head.kind = RECORD_PURGE;
         d->head.flags = 0;
         d->head.version = 0;
         d->head.dedups_count = 0;
-    } else if (o->full_needed || copy || o->next_dedups > RECORD_DEDUPS_MAX) {
-        d->head.kind = RECORD_FULL;
-        d->head.flags = o->deleted ? RECORD_DELETED : 0;
-        d->head.dedups_count = object_dedups_applied(o);
+    } else if (o->full_needed || copy || x->next_dedups > RECORD_DEDUPS_MAX ||
+               (x->steps_waiting > 0 && !alone)) {
+        draft_full(d, o, x);
+    } else if (x->steps_waiting > 0) {
+        draft_step(d, x, container_of(x->waiting.next, struct store_write, object_link));
     } else if (o->deleted && (d->head.flags & RECORD_KEEP) == 0) {
         d->head.flags |= RECORD_DELETED;
     }
 }
 
 /* Is `block` named by the record? With `settled` as the run has it. */
-static bool draft_names(const struct draft *d, const struct object *o, uint32_t block,
-                        bool *settled)
+static bool draft_names(const struct draft *d, bool prepared, uint32_t block, bool *settled)
 {
-    bool touched = draft_is_touched(d, block);
+    const struct layout *l = prepared ? &d->changes : &d->is;
+    bool touched = bitmap_has(prepared ? d->touched_prepared : d->touched, block);
 
-    *settled = d->settled && !touched;
+    *settled = d->settled && !touched && l->slots[block] != 0;
+    if (prepared)
+        return bitmap_has(d->named, block);
     switch (d->head.kind) {
     case RECORD_FULL:
-        return object_slot(o, block) != 0;
+        return l->slots[block] != 0;
     case RECORD_DELTA:
-        return touched && (object_slot(o, block) != 0 || (d->head.flags & RECORD_CLEAR) == 0);
+        return touched && (l->slots[block] != 0 || (d->head.flags & RECORD_CLEAR) == 0);
     case RECORD_PURGE:
     case RECORD_DROPS:
         break;
@@ -211,31 +281,28 @@ static bool draft_names(const struct draft *d, const struct object *o, uint32_t 
 }
 
 /* The longest run from `first` on; false: `first` is not named. */
-static bool draft_run(const struct draft *d, const struct object *o, uint32_t first,
-                      struct record_run *run)
+static bool draft_run(const struct draft *d, bool prepared, uint32_t first, struct record_run *run)
 {
+    const uint64_t *slots = prepared ? d->changes.slots : d->is.slots;
     bool settled;
 
-    if (!draft_names(d, o, first, &settled))
+    if (!draft_names(d, prepared, first, &settled))
         return false;
-    *run = (struct record_run){first, 1, object_slot(o, first), settled};
-    if (run->slot == 0)
-        run->settled = false;
+    *run = (struct record_run){first, 1, slots[first], settled, prepared};
     for (uint32_t b = first + 1; b < STORE_BLOCKS_MAX; b++, run->count++) {
-        uint32_t slot = run->slot == 0 ? 0 : run->slot + run->count;
-        if (!draft_names(d, o, b, &settled) || object_slot(o, b) != slot ||
-            (slot != 0 && settled != run->settled))
+        uint64_t slot = run->slot == 0 ? 0 : run->slot + run->count;
+        if (!draft_names(d, prepared, b, &settled) || slots[b] != slot || settled != run->settled)
             break;
     }
     return true;
 }
 
-static void draft_write_runs(struct draft *d, const struct object *o, uint8_t *buf)
+static void draft_write_runs(struct draft *d, bool prepared, uint8_t *buf)
 {
     struct record_run run;
 
     for (uint32_t b = 0; b < STORE_BLOCKS_MAX;) {
-        if (!draft_run(d, o, b, &run)) {
+        if (!draft_run(d, prepared, b, &run)) {
             b++;
             continue;
         }
@@ -245,32 +312,33 @@ static void draft_write_runs(struct draft *d, const struct object *o, uint8_t *b
     }
 }
 
-static void draft_write_crcs(const struct draft *d, const struct object *o, uint8_t *buf)
+static void draft_write_crcs(const struct draft *d, uint8_t *buf)
 {
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < d->head.runs_count; i++) {
         struct record_run run;
         record_run_get(buf, i, &run);
+        const uint32_t *crcs = run.prepared ? d->changes.crcs : d->is.crcs;
         for (uint32_t k = 0; run.slot != 0 && k < run.count; k++)
-            record_crc_put(buf, &d->head, n++, o->blocks[run.first + k].crc);
+            record_crc_put(buf, &d->head, n++, crcs[run.first + k]);
     }
     check(n == d->head.crcs_count);
 }
 
-static void draft_write_dedups(const struct draft *d, const struct object *o, uint8_t *buf)
+static void draft_write_dedups(const struct draft *d, const struct work *x, uint8_t *buf)
 {
     uint32_t n = 0;
 
     if (d->head.kind == RECORD_FULL) {
-        list_for_each (l, &o->dedups) {
-            const struct dedup *x = container_of(l, struct dedup, in_object);
-            struct store_dedup record = {x->client->id, x->seq, x->version};
-            if (!x->deferred)
+        list_for_each (l, &x->dedups) {
+            const struct dedup *dedup = container_of(l, struct dedup, in_object);
+            struct store_dedup record = {dedup->client->id, dedup->seq, dedup->version};
+            if (!dedup->deferred)
                 record_dedup_put(buf, &d->head, n++, &record);
         }
     } else if (d->head.kind == RECORD_DELTA) {
-        list_for_each (l, &o->waiting) {
+        list_for_each (l, &x->waiting) {
             const struct store_write *w = container_of(l, struct store_write, object_link);
             struct store_dedup own = {w->client, w->seq, w->version};
             if (w->client != 0)
@@ -283,21 +351,29 @@ static void draft_write_dedups(const struct draft *d, const struct object *o, ui
 }
 
 /* Into store.scratch; returns its length. Changes nothing else. */
-static uint32_t draft_write(struct draft *d, struct store *s, const struct object *o)
+static uint32_t draft_write(struct draft *d, struct store *s, const struct work *x)
 {
-    draft_write_runs(d, o, s->scratch);
-    draft_write_crcs(d, o, s->scratch);
-    draft_write_dedups(d, o, s->scratch);
+    bool both = d->head.kind == RECORD_FULL && (d->head.flags & RECORD_BOTH) != 0;
+
+    draft_write_runs(d, false, s->scratch);
+    if (both) {
+        d->named = x->prepared->touched;
+        draft_write_runs(d, true, s->scratch);
+    }
+    draft_write_crcs(d, s->scratch);
+    draft_write_dedups(d, x, s->scratch);
     record_head_encode(s->scratch, &d->head);
-    return record_size(d->head.runs_count, d->head.crcs_count, d->head.dedups_count);
+    if (both)
+        record_prepared_put(s->scratch, &d->head, &d->prepared);
+    return record_size(d->head.runs_count, d->head.crcs_count, d->head.dedups_count, both);
 }
 
 /* ---- Its place in the books ---- */
 
-static void record_take_writes(struct store *s, struct record *r, struct object *o)
+static void record_take_writes(struct store *s, struct record *r, struct work *x)
 {
-    while (!list_empty(&o->waiting)) {
-        struct list *l = list_pop(&o->waiting);
+    while (!list_empty(&x->waiting)) {
+        struct list *l = list_pop(&x->waiting);
         struct store_write *w = container_of(l, struct store_write, object_link);
         list_remove(&w->queue_link);
         list_push(&r->writes, &w->object_link);
@@ -310,30 +386,39 @@ static void record_take_writes(struct store *s, struct record *r, struct object 
             freed_push(&s->freed, &f);
         }
     }
+    x->steps_waiting = 0;
 }
 
-static void object_has_full(struct store *s, struct object *o, const struct record *r,
-                            uint32_t dedups)
+/* Until it is acked, the one that is acked holds the tail (S6). */
+static void object_has_new_full(struct store *s, struct object *o, struct work *x,
+                                const struct record *r)
+{
+    uint64_t full = object_full(s, o);
+
+    if (full != 0 && !heap_has(&x->held))
+        heap_insert(&s->held, &x->held, full);
+    object_set_full(s, o, r->full ? r->first_block : 0);
+}
+
+static void object_has_full(struct store *s, struct object *o, struct work *x, uint32_t dedups)
 {
     o->full_needed = false;
-    o->full_newest = r->first_block;
-    list_remove(&o->in_age);
-    list_push(&s->age, &o->in_age);
-    o->next_blocks = o->blocks_count;
-    o->next_dedups = dedups;
-    if (o->ring_dedups < dedups)
-        o->ring_dedups = dedups;
-    object_account_ring(s, o);
+    x->next_blocks = object_blocks(s, o);
+    x->next_dedups = dedups;
+    if (x->ring_dedups < dedups)
+        x->ring_dedups = dedups;
+    object_account_ring(s, x);
 }
 
 /* False: it does not fit, and nothing has changed. */
 static bool compose_record(struct composer *c, struct object *o, bool copy)
 {
     struct store *s = c->s;
+    struct work *x = object_work(s, o);
     struct draft d;
 
-    draft_init(&d, o, copy);
-    uint32_t len = draft_write(&d, s, o);
+    draft_init(&d, s, o, x, copy);
+    uint32_t len = draft_write(&d, s, x);
     if (!composer_fits(c, len) || s->records_pool.used == s->records_pool.count)
         return false;
 
@@ -348,17 +433,15 @@ static bool compose_record(struct composer *c, struct object *o, bool copy)
     list_init(&r->in_object);
     list_init(&r->writes);
     list_push(&s->records, &r->in_flight);
-    list_push(&o->records, &r->in_object);
-    record_take_writes(s, r, o);
+    list_push(&x->records, &r->in_object);
+    record_take_writes(s, r, x);
     if (r->undurable > 0)
         list_push(&s->undurable, &r->in_undurable);
-    list_remove(&o->in_wanted);
+    list_remove(&x->in_wanted);
+    if (r->full || r->purge)
+        object_has_new_full(s, o, x, r);
     if (r->full)
-        object_has_full(s, o, r, d.head.dedups_count);
-    if (r->purge) {
-        list_remove(&o->in_age);
-        o->full_newest = 0;
-    }
+        object_has_full(s, o, x, d.head.dedups_count);
     s->counters.cleaned_total += copy;
     s->head_records = r->last_block;
     return true;
@@ -387,7 +470,7 @@ static void compose_copies(struct composer *c)
         return;
     c->blocks_max = s->super.ring_blocks - STORE_START_RESERVE - ring_used(s);
     while (!list_empty(&s->wanted)) {
-        struct object *o = container_of(s->wanted.next, struct object, in_wanted);
+        struct object *o = container_of(s->wanted.next, struct work, in_wanted)->object;
         if (o->trimmed)
             object_forget(o);
         if (!compose_record(c, o, true))
@@ -413,7 +496,7 @@ static void compose_queue(struct composer *c)
     while (!list_empty(&s->queue)) {
         struct store_write *w = container_of(s->queue.next, struct store_write, queue_link);
         struct object *o = w->object;
-        if (!list_empty(&o->in_wanted)) {
+        if (!list_empty(&object_work(s, o)->in_wanted)) {
             list_remove(&w->queue_link);
             list_push(&passed, &w->queue_link);
             continue;
@@ -486,13 +569,15 @@ void compose_start_block(struct store *s, uint8_t *block, const uint64_t *drops,
         .prev_crc = s->head_crc,
         .tail = s->tail,
         .durable = s->head_durable,
+        .scrub_at = s->scrub_at,
+        .scrub_since = s->scrub_since,
     };
 
     if (count > 0) {
         struct piece p = {.seq = ++s->seq_last, .total = drops_size(count), .bytes = record};
         p.len = p.total;
         drops_encode(record, drops, count);
-        piece_put(block, &h.used, &p);
+        piece_put(block, &h, &p);
     }
     h.mark = raise_mark ? s->seq_last : s->mark_durable;
     block_seal(block, &h);

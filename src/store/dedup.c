@@ -78,7 +78,7 @@ static void dedup_unlink(struct store *s, struct dedup *d)
 
 struct dedup *dedup_find_in(struct store *s, const struct object *o, uint64_t client, uint64_t seq)
 {
-    struct hash_link *l = hash_find(&s->dedups, request_key(o->pg->id, client, seq));
+    struct hash_link *l = hash_find(&s->dedups, request_key(object_pg(s, o), client, seq));
 
     for (; l != NULL; l = hash_next(l)) {
         struct dedup *d = container_of(l, struct dedup, by_request);
@@ -102,9 +102,10 @@ struct dedup *dedup_add(struct store *s, struct object *o, const struct store_de
     d->version = add->version;
     list_init(&d->in_object);
     list_init(&d->in_client);
-    list_push(&o->dedups, &d->in_object);
-    dedup_link(s, d, o->pg->id, add->client);
-    o->dedups_count++;
+    struct work *x = object_work_make(s, o);
+    list_push(&x->dedups, &d->in_object);
+    dedup_link(s, d, object_pg(s, o), add->client);
+    x->dedups_count++;
     s->dedups_count++;
     return d;
 }
@@ -113,14 +114,27 @@ static void dedup_remove(struct store *s, struct dedup *d)
 {
     dedup_unlink(s, d);
     list_remove(&d->in_object);
-    d->object->dedups_count--;
+    object_work(s, d->object)->dedups_count--;
     s->dedups_count--;
     free(d);
 }
 
+/* The write that was to take it was refused after all. */
+void dedup_undo(struct store *s, struct object *o, uint64_t client, uint64_t seq)
+{
+    struct dedup *d = dedup_find_in(s, o, client, seq);
+
+    if (d != NULL && d->deferred)
+        dedup_remove(s, d);
+}
+
 void dedup_drop_above(struct store *s, struct object *o, uint64_t above, bool all)
 {
-    for (struct list *l = o->dedups.next, *next; l != &o->dedups; l = next) {
+    struct work *x = object_work(s, o);
+
+    if (x == NULL)
+        return;
+    for (struct list *l = x->dedups.next, *next; l != &x->dedups; l = next) {
         struct dedup *d = container_of(l, struct dedup, in_object);
         next = l->next;
         if (all || d->version > above)
@@ -128,10 +142,27 @@ void dedup_drop_above(struct store *s, struct object *o, uint64_t above, bool al
     }
 }
 
+/* The request was not answered, and what it did is undone: as if it had never come. */
+void dedup_drop_version(struct store *s, struct object *o, uint64_t version)
+{
+    struct work *x = object_work(s, o);
+
+    for (struct list *l = x->dedups.next, *next; l != &x->dedups; l = next) {
+        struct dedup *d = container_of(l, struct dedup, in_object);
+        next = l->next;
+        if (d->version == version)
+            dedup_remove(s, d);
+    }
+}
+
 /* The object moves to another PG (R14): its records go with it. */
 void dedup_rekey(struct store *s, struct object *o, uint64_t pg)
 {
-    list_for_each (l, &o->dedups) {
+    const struct work *x = object_work(s, o);
+
+    if (x == NULL)
+        return;
+    list_for_each (l, &x->dedups) {
         struct dedup *d = container_of(l, struct dedup, in_object);
         uint64_t client = d->client->id;
         dedup_unlink(s, d);
@@ -143,11 +174,12 @@ uint32_t store_dedup_list(struct store *s, const struct store_id *id, uint64_t a
                           struct store_dedup *out, uint32_t out_max)
 {
     const struct object *o = object_find(s, id);
+    const struct work *x = o == NULL ? NULL : object_work(s, o);
     uint32_t count = 0;
 
-    if (o == NULL)
+    if (x == NULL)
         return 0;
-    list_for_each (l, &o->dedups) {
+    list_for_each (l, &x->dedups) {
         const struct dedup *d = container_of(l, struct dedup, in_object);
         if (d->version <= above)
             continue;
@@ -191,5 +223,6 @@ void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t f
             continue;
         dedup_remove(s, d); /* with the last one, `c` goes */
         object_account(s, o);
+        object_rest(s, o);
     }
 }

@@ -10,11 +10,16 @@
 
 enum {
     SUPER_CRC_AT = STORE_BLOCK - 4,
-    BLOCK_CRC_AT = 60,
+    BLOCK_CRC_AT = BLOCK_HEADER - 4,
     PIECE_FIRST = 1,
     PIECE_LAST = 2,
-    RUN_SETTLED = 0x8000, /* in the count of a run */
+    PREPARED_CLEAR = 1,
+    PREPARED_DELETED = 2,
 };
+
+/* A run is one word: first block (8 bits), count - 1 (8), slot (45), and these. */
+#define RUN_PREPARED ((uint64_t)1 << 62)
+#define RUN_SETTLED  ((uint64_t)1 << 63)
 
 static_assert(BLOCK_CRC_AT + 4 == BLOCK_HEADER, "the crc ends the header");
 static_assert(PIECE_HEADER + 8 + 8 * RECORD_DROPS_MAX <= BLOCK_PAYLOAD, "drops fit into a block");
@@ -69,9 +74,9 @@ int superblock_decode(const uint8_t block[STORE_BLOCK], struct superblock *out)
     memcpy(out->cluster, block + 16, 16);
     memcpy(out->uuid, block + 32, 16);
     if (get_u32(block + 8) != SUPER_VERSION || out->copy >= SUPER_COPIES ||
-        out->blocks > UINT32_MAX || out->ring_first != 1 || out->ring_blocks < RING_BLOCKS_MIN ||
-        out->ring_blocks >= out->blocks / 2 || out->object_size == 0 ||
-        out->object_size > STORE_OBJECT_MAX)
+        out->blocks > STORE_SLOTS_MAX || out->ring_first != 1 ||
+        out->ring_blocks < RING_BLOCKS_MIN || out->ring_blocks >= out->blocks / 2 ||
+        out->object_size == 0 || out->object_size > STORE_OBJECT_MAX)
         return -EINVAL;
     return 0;
 }
@@ -99,7 +104,11 @@ void block_seal(uint8_t block[STORE_BLOCK], struct block_head *h)
     put_u64(block + 32, h->mark);
     put_u64(block + 40, h->tail);
     put_u64(block + 48, h->durable);
-    put_u32(block + 56, h->used);
+    put_u64(block + 56, h->record);
+    put_u64(block + 64, h->scrub_at);
+    put_u32(block + 72, h->scrub_since);
+    put_u32(block + 76, h->used);
+    put_u32(block + 80, 0);
     h->crc = block_crc(block);
     put_u32(block + BLOCK_CRC_AT, h->crc);
 }
@@ -120,7 +129,10 @@ int block_open(const uint8_t block[STORE_BLOCK], uint64_t nonce, struct block_he
         .mark = get_u64(block + 32),
         .tail = get_u64(block + 40),
         .durable = get_u64(block + 48),
-        .used = get_u32(block + 56),
+        .record = get_u64(block + 56),
+        .scrub_at = get_u64(block + 64),
+        .scrub_since = get_u32(block + 72),
+        .used = get_u32(block + 76),
         .crc = get_u32(block + BLOCK_CRC_AT),
     };
     if (get_u32(block + 4) != BLOCK_VERSION || out->seq == 0 || out->tail == 0 ||
@@ -130,54 +142,54 @@ int block_open(const uint8_t block[STORE_BLOCK], uint64_t nonce, struct block_he
     return 0;
 }
 
-void piece_put(uint8_t block[STORE_BLOCK], uint32_t *used, const struct piece *p)
+void piece_put(uint8_t block[STORE_BLOCK], struct block_head *h, const struct piece *p)
 {
-    uint8_t *at = block + BLOCK_HEADER + *used;
+    uint8_t *at = block + BLOCK_HEADER + h->used;
     uint32_t space = piece_space(p->len);
 
-    check(p->len > 0 && p->len <= BLOCK_ROOM && *used + space <= BLOCK_PAYLOAD);
-    check(p->offset + p->len <= p->total);
+    check(p->len > 0 && p->len <= BLOCK_ROOM && h->used + space <= BLOCK_PAYLOAD);
+    check(p->offset + p->len <= p->total && (p->offset == 0 || h->used == 0));
 
-    put_u64(at, p->seq);
-    put_u32(at + 8, p->total);
-    put_u16(at + 12, (uint16_t)p->len);
-    put_u16(at + 14, (uint16_t)((p->offset == 0 ? PIECE_FIRST : 0) |
-                                (p->offset + p->len == p->total ? PIECE_LAST : 0)));
+    put_u32(at, p->total);
+    put_u16(at + 4, (uint16_t)p->len);
+    put_u16(at + 6, (uint16_t)((p->offset == 0 ? PIECE_FIRST : 0) |
+                               (p->offset + p->len == p->total ? PIECE_LAST : 0)));
     memcpy(at + PIECE_HEADER, p->bytes, p->len);
     memset(at + PIECE_HEADER + p->len, 0, space - PIECE_HEADER - p->len);
-    *used += space;
+    if (h->used == 0)
+        h->record = p->seq;
+    h->used += space;
 }
 
 /*
  * A piece does not say where in the record it lies: it follows the one before. `offset` is
  * 0 for a first piece and total - len for a last one; for one in between it is 1, "somewhere".
  */
-int piece_next(const uint8_t block[STORE_BLOCK], const struct block_head *h, uint32_t *at,
+int piece_next(const uint8_t block[STORE_BLOCK], const struct block_head *h, struct piece_at *at,
                struct piece *out)
 {
-    if (*at == h->used)
+    if (at->offset == h->used)
         return 0;
-    if (h->used - *at < PIECE_HEADER)
+    if (h->used - at->offset < PIECE_HEADER)
         return -EBADMSG;
 
-    const uint8_t *p = block + BLOCK_HEADER + *at;
-    uint32_t flags = get_u16(p + 14);
+    const uint8_t *p = block + BLOCK_HEADER + at->offset;
+    uint32_t flags = get_u16(p + 6);
     *out = (struct piece){
-        .seq = get_u64(p),
-        .total = get_u32(p + 8),
-        .len = get_u16(p + 12),
+        .seq = h->record + at->index,
+        .total = get_u32(p),
+        .len = get_u16(p + 4),
         .bytes = p + PIECE_HEADER,
     };
-    if (out->len == 0 || out->len > BLOCK_ROOM || piece_space(out->len) > h->used - *at ||
-        out->total > RECORD_BYTES_MAX || out->len > out->total ||
-        (flags & ~(uint32_t)(PIECE_FIRST | PIECE_LAST)) != 0 ||
-        ((flags & (PIECE_FIRST | PIECE_LAST)) == (PIECE_FIRST | PIECE_LAST)) !=
-            (out->len == out->total))
+    bool is_first = (flags & PIECE_FIRST) != 0, is_last = (flags & PIECE_LAST) != 0;
+    if (out->len == 0 || out->len > BLOCK_ROOM || piece_space(out->len) > h->used - at->offset ||
+        out->total > RECORD_BYTES_MAX || out->len > out->total || out->seq == 0 ||
+        (flags & ~(uint32_t)(PIECE_FIRST | PIECE_LAST)) != 0 || (!is_first && at->index > 0) ||
+        (is_first && is_last) != (out->len == out->total))
         return -EBADMSG;
-    out->offset = (flags & PIECE_FIRST) != 0  ? 0
-                  : (flags & PIECE_LAST) != 0 ? out->total - out->len
-                                              : 1;
-    *at += piece_space(out->len);
+    out->offset = is_first ? 0 : is_last ? out->total - out->len : 1;
+    at->offset += piece_space(out->len);
+    at->index++;
     return 1;
 }
 
@@ -185,7 +197,7 @@ int piece_next(const uint8_t block[STORE_BLOCK], const struct block_head *h, uin
 
 void record_head_encode(uint8_t *buf, const struct record_head *h)
 {
-    check(h->runs_count <= STORE_BLOCKS_MAX && h->crcs_count <= STORE_BLOCKS_MAX);
+    check(h->runs_count <= RECORD_RUNS_MAX && h->crcs_count <= RECORD_RUNS_MAX);
     check(h->dedups_count <= RECORD_DEDUPS_MAX);
 
     buf[0] = (uint8_t)h->kind;
@@ -203,24 +215,63 @@ void record_head_encode(uint8_t *buf, const struct record_head *h)
 
 static_assert(RECORD_DEDUPS_MAX <= UINT16_MAX, "the count has 16 bits");
 
-/* Runs must rise, so that no block has two slots; their blocks must be as many as the crcs. */
+/* Runs must rise, so that no block has two slots, first those of what is, then the prepared ones;
+ * their blocks must be as many as the crcs. Holes are named where they replace something. */
 static bool record_runs_ok(const uint8_t *buf, const struct record_head *h, uint64_t blocks)
 {
     uint32_t next = 0, crcs = 0;
+    bool both = (h->flags & RECORD_BOTH) != 0, prepared = false;
 
     for (uint32_t i = 0; i < h->runs_count; i++) {
         struct record_run run;
         record_run_get(buf, i, &run);
-        if (run.first < next || run.count == 0 || run.first + run.count > STORE_BLOCKS_MAX)
+        if (run.prepared && (!both || h->kind != RECORD_FULL))
             return false;
-        if (run.slot != 0 && (uint64_t)run.slot + run.count > blocks)
+        if (prepared && !run.prepared)
             return false;
-        if (run.slot == 0 && (h->kind != RECORD_DELTA || run.settled))
+        if (run.prepared && !prepared)
+            next = 0;
+        prepared = run.prepared;
+        if (run.first < next || run.first + run.count > STORE_BLOCKS_MAX)
+            return false;
+        if (run.slot != 0 && run.slot + run.count > blocks)
+            return false;
+        if (run.slot == 0 && ((h->kind != RECORD_DELTA && !run.prepared) || run.settled))
             return false;
         next = run.first + run.count;
         crcs += run.slot != 0 ? run.count : 0;
     }
     return crcs == h->crcs_count;
+}
+
+static bool record_flags_ok(const struct record_head *h)
+{
+    uint32_t step = h->flags & (RECORD_PREPARE | RECORD_COMMIT | RECORD_ROLLBACK);
+
+    switch (h->kind) {
+    case RECORD_FULL:
+        return (h->flags & ~(uint32_t)(RECORD_DELETED | RECORD_BOTH)) == 0;
+    case RECORD_DELTA:
+        if ((h->flags & ~(uint32_t)(RECORD_DELETED | RECORD_CLEAR | RECORD_KEEP)) != step ||
+            (step & (step - 1)) != 0)
+            return false;
+        if (step == RECORD_COMMIT || step == RECORD_ROLLBACK)
+            return h->flags == step && h->runs_count == 0;
+        return step == 0 || (h->flags & RECORD_KEEP) == 0;
+    case RECORD_PURGE:
+        return h->flags == 0;
+    case RECORD_DROPS:
+        break;
+    }
+    return false;
+}
+
+static bool record_prepared_ok(const uint8_t *buf, const struct record_head *h)
+{
+    const uint8_t *at = buf + record_prepared_at(h);
+
+    return (h->flags & RECORD_BOTH) == 0 || h->kind != RECORD_FULL ||
+           (get_u64(at) > 0 && get_u64(at + 8) <= (PREPARED_CLEAR | PREPARED_DELETED));
 }
 
 int record_decode(const uint8_t *buf, uint32_t len, uint64_t blocks, struct record_head *out)
@@ -238,35 +289,36 @@ int record_decode(const uint8_t *buf, uint32_t len, uint64_t blocks, struct reco
         .pg = get_u64(buf + 24),
         .version = get_u64(buf + 32),
     };
-    uint32_t allowed = out->kind == RECORD_FULL ? (uint32_t)RECORD_DELETED
-                       : out->kind == RECORD_DELTA
-                           ? (uint32_t)(RECORD_DELETED | RECORD_CLEAR | RECORD_KEEP)
-                           : 0;
-    if ((out->flags & ~allowed) != 0 || out->runs_count > STORE_BLOCKS_MAX ||
-        out->crcs_count > STORE_BLOCKS_MAX || out->dedups_count > RECORD_DEDUPS_MAX ||
-        len != record_size(out->runs_count, out->crcs_count, out->dedups_count) ||
-        (out->kind == RECORD_PURGE && len != RECORD_HEADER) || !record_runs_ok(buf, out, blocks))
+    bool both = (out->flags & RECORD_BOTH) != 0;
+    if (!record_flags_ok(out) || out->runs_count > RECORD_RUNS_MAX ||
+        out->crcs_count > RECORD_RUNS_MAX || out->dedups_count > RECORD_DEDUPS_MAX ||
+        len != record_size(out->runs_count, out->crcs_count, out->dedups_count, both) ||
+        (out->kind == RECORD_PURGE && len != RECORD_HEADER) || !record_runs_ok(buf, out, blocks) ||
+        !record_prepared_ok(buf, out))
         return -EBADMSG;
     return 0;
 }
 
 void record_run_put(uint8_t *buf, uint32_t i, const struct record_run *run)
 {
-    uint8_t *at = buf + record_runs_at() + (size_t)i * RECORD_RUN;
-
-    put_u16(at, (uint16_t)run->first);
-    put_u16(at + 2, (uint16_t)(run->count | (run->settled ? RUN_SETTLED : 0)));
-    put_u32(at + 4, run->slot);
+    check(run->first < STORE_BLOCKS_MAX && run->count - 1 < STORE_BLOCKS_MAX);
+    check(run->slot < STORE_SLOTS_MAX);
+    put_u64(buf + record_runs_at() + (size_t)i * RECORD_RUN,
+            run->first | (uint64_t)(run->count - 1) << 8 | run->slot << 16 |
+                (run->prepared ? RUN_PREPARED : 0) | (run->settled ? RUN_SETTLED : 0));
 }
 
 void record_run_get(const uint8_t *buf, uint32_t i, struct record_run *out)
 {
-    const uint8_t *at = buf + record_runs_at() + (size_t)i * RECORD_RUN;
+    uint64_t word = get_u64(buf + record_runs_at() + (size_t)i * RECORD_RUN);
 
-    uint32_t count = get_u16(at + 2);
-
-    *out = (struct record_run){get_u16(at), count & ~(uint32_t)RUN_SETTLED, get_u32(at + 4),
-                               (count & RUN_SETTLED) != 0};
+    *out = (struct record_run){
+        .first = (uint32_t)(word & 0xff),
+        .count = (uint32_t)(word >> 8 & 0xff) + 1,
+        .slot = (word & ~(RUN_PREPARED | RUN_SETTLED)) >> 16,
+        .settled = (word & RUN_SETTLED) != 0,
+        .prepared = (word & RUN_PREPARED) != 0,
+    };
 }
 
 void record_crc_put(uint8_t *buf, const struct record_head *h, uint32_t i, uint32_t crc)
@@ -295,6 +347,26 @@ void record_dedup_get(const uint8_t *buf, const struct record_head *h, uint32_t 
     const uint8_t *at = buf + record_dedups_at(h) + (size_t)i * RECORD_DEDUP;
 
     *out = (struct store_dedup){get_u64(at), get_u64(at + 8), get_u64(at + 16)};
+}
+
+void record_prepared_put(uint8_t *buf, const struct record_head *h, const struct record_prepared *p)
+{
+    uint8_t *at = buf + record_prepared_at(h);
+
+    put_u64(at, p->version);
+    put_u64(at + 8, (p->clear ? PREPARED_CLEAR : 0u) | (p->deleted ? PREPARED_DELETED : 0u));
+}
+
+void record_prepared_get(const uint8_t *buf, const struct record_head *h,
+                         struct record_prepared *out)
+{
+    const uint8_t *at = buf + record_prepared_at(h);
+
+    *out = (struct record_prepared){
+        .version = get_u64(at),
+        .clear = (get_u64(at + 8) & PREPARED_CLEAR) != 0,
+        .deleted = (get_u64(at + 8) & PREPARED_DELETED) != 0,
+    };
 }
 
 void drops_encode(uint8_t *buf, const uint64_t *seqs, uint32_t count)

@@ -17,8 +17,11 @@
 #ifndef STORE_IMPL_H
 #define STORE_IMPL_H
 
+#include "base/heap.h"
 #include "base/pool.h"
+#include "store/arena.h"
 #include "store/format.h"
+#include "store/map.h"
 
 enum {
     STORE_IOS_MAX = 2048,     /* data operations on the device; beyond, they wait in order */
@@ -30,69 +33,93 @@ enum {
     STORE_START_RESERVE = STORE_RECORDS_MAX / RECORD_DROPS_MAX + 8,
     STORE_IDLE_NS = 50 * 1000 * 1000, /* then an empty block says what the last one could not */
     STORE_TRIM_STEP = 256,
+    STORE_LIST_STEP = 4096, /* objects that one listing call looks at */
     /* What an object costs in the ring at most: a full record, cut anywhere. */
     OBJECT_BYTES = RECORD_HEADER + 2 * PIECE_HEADER + 8,
     OBJECT_BLOCK_BYTES = RECORD_RUN + RECORD_CRC,
+    PREPARED_BLOCKS = 2, /* what a prepared part takes besides its blocks, as if it were so many */
 };
 
 static_assert((RECORD_BYTES_MAX + BLOCK_ROOM - 1) / BLOCK_ROOM + 1 <= STORE_BATCH_BLOCKS,
               "the longest record fits into a batch");
 
+#define OBJECTS_MAX (ARENA_HANDLE_MAX - 65536)
+
 /* ---- Index ---- */
 
-struct block {
-    uint32_t slot; /* 0: a hole */
-    uint32_t crc;
+/*
+ * What the store keeps of every object, in 64 bytes: there are ten million of them. While
+ * something goes on with it, or is owed, it has a struct work besides.
+ */
+struct object {
+    struct store_id id;
+    uint64_t version; /* of what is in `map` */
+    struct map *map;
+    uint32_t by_id;              /* the next of the same bucket */
+    uint32_t age_prev, age_next; /* store.age: by its newest full record that is composed */
+    uint32_t pg;                 /* in store.pgs_by_index */
+    uint32_t pg_place;           /* in the PG's places */
+    uint32_t full_place; /* where in the ring its newest full record begins that is composed */
+    uint32_t work;
+    uint32_t runs : 9, blocks : 9; /* of the map */
+    bool gone : 1;                 /* purged, or not made yet */
+    bool deleted : 1;
+    bool trimmed : 1;     /* a tombstone nobody sees any more; cleaning purges it */
+    bool full_needed : 1; /* there is no record to put a delta on */
+    bool headless : 1;    /* at start: only deltas so far; a full record must follow */
+    bool broken : 1;      /* at start: a record of it was dropped, and so are all later ones (S2) */
 };
 
-struct object {
-    struct hash_link by_id;
-    struct list in_age;    /* store.age: by its newest full record that is composed */
-    struct list in_done;   /* store.done: by its newest full record that is acked */
+static_assert(sizeof(struct object) == 64, "published in README.md");
+
+#define FULL_NOWHERE UINT32_MAX
+
+/* One more version (DESIGN.md section 9): what it changes on top of what is. */
+struct prepared {
+    uint64_t version;
+    bool clear, deleted;
+    uint64_t touched[STORE_BLOCKS_MAX / 64]; /* of these, those that the map has not are holes */
+    struct map *map;
+    uint32_t runs, blocks;
+};
+
+struct work {
+    struct object *object;
     struct list in_wanted; /* store.wanted: cleaning waits to copy it */
-    struct store_id id;
-    struct pg *pg;
-    uint64_t pg_serial;
-    uint64_t version;         /* of what is in `blocks` */
+    struct list dedups;    /* struct dedup.in_object */
+    struct list waiting;   /* struct store_write.object_link: applied, not composed */
+    struct list records;   /* struct record.in_object: composed, not acked */
+    struct list writing;   /* struct store_write.data_link */
+    /* store.held: keyed by the block of its newest full record that is acked (S6), while a newer
+     * one, or a purge, is in flight. */
+    struct heap_node held;
+    struct prepared *prepared;
     uint64_t version_visible; /* with deferred writes */
-    struct list dedups;       /* struct dedup.in_object */
-    struct list waiting;      /* struct store_write.object_link: applied, not composed */
-    struct list records;      /* struct record.in_object: composed, not acked */
-    struct list writing;      /* struct store_write.data_link */
-    struct block *blocks;
-    uint64_t full_newest; /* ring block of the newest full record that is composed; 0: none */
-    uint64_t full_done;   /* … that is acked (S6) */
-    uint32_t blocks_capacity, blocks_count;
     uint32_t dedups_count;
     uint32_t deferred;
+    uint32_t steps_waiting;   /* of erasure coding, in `waiting` */
     uint32_t promised_dedups; /* of deferred writes, not in the list yet */
     uint32_t bytes_counted;   /* in store.live_bytes */
     uint32_t bytes_ring;      /* in store.ring_bytes: what a restart may find of it, at most */
     uint32_t ring_blocks, ring_dedups; /* that bytes_ring stands for */
     uint32_t next_blocks, next_dedups; /* … once the newest full record is acked: its own, and all
                                           that came since */
-    bool deleted, deleted_visible;
-    bool gone;         /* purged, or not made yet */
+    bool deleted_visible;
     bool gone_visible; /* no look-up finds it: gone or trimmed, with deferred writes */
-    bool trimmed;      /* a tombstone nobody sees any more; cleaning purges it */
-    bool full_needed;  /* there is no record to put a delta on */
-    bool headless;     /* at start: only deltas so far; a full record must follow */
-    bool broken;       /* at start: a record of it was dropped, and so are all later ones (S2) */
     bool counted_object, counted_tombstone;
 };
 
-struct pg_entry {
-    uint64_t serial;
-    struct object *object; /* NULL: removed */
-};
+enum { WORK_SIZE = 256 };
+static_assert(sizeof(struct work) <= WORK_SIZE, "a power of two for the arena");
 
 struct pg {
     struct hash_link by_id;
-    struct list link;
     uint64_t id;
-    struct pg_entry *entries; /* by serial */
-    uint64_t entries_count, entries_capacity, holes_count;
-    uint64_t trim_serial;
+    uint32_t index;
+    uint32_t *places; /* handles of its objects; what was freed is used again (PLACE_FREE) */
+    uint32_t places_count, places_capacity, places_free;
+    uint32_t objects;
+    uint32_t trim_place;
 };
 
 struct dedup {
@@ -125,10 +152,10 @@ struct slots {
     uint64_t next; /* where to look first */
 };
 
-/* A slot that waits: for a durable mark >= seq, and for the reads that began before it (S1). */
+/* Slots that wait: for a durable mark >= seq, and for the reads that began before it (S1). */
 struct freed {
     uint64_t seq, read_number;
-    uint32_t slot;
+    struct store_slots slots;
 };
 
 struct freed_queue {
@@ -189,16 +216,20 @@ struct store {
     bool failed_told;
 
     /* Index. */
-    struct hash objects, pgs, dedups, clients, images;
-    struct list pgs_list;
-    struct list age;  /* oldest first: what cleaning takes next */
-    struct list done; /* oldest first: where the tail stays (S6) */
+    struct arena objects, works;
+    uint32_t *buckets; /* of objects; as many as the device has room for objects of full size */
+    uint64_t buckets_mask;
+    struct hash pgs, dedups, clients, images;
+    struct pg **pgs_by_index; /* NULL: free */
+    uint32_t pgs_count;
+    uint32_t age_first, age_last; /* oldest first: what cleaning takes next */
+    struct heap held;             /* struct work: where else the tail stays (S6) */
     struct list wanted;
+    uint64_t maps_bytes, places_bytes;
     bool cleaning;
     bool queue_blocked;    /* a record found no room in the ring */
     bool deferred_blocked; /* a write waits until its object may grow in the ring */
-    uint64_t pg_serial_last;
-    uint64_t objects_count, tombstones_count, dedups_count, blocks_capacity_total;
+    uint64_t objects_count, tombstones_count, dedups_count;
     uint64_t live_bytes;   /* of full records of all objects as they are */
     uint64_t ring_bytes;   /* … as a restart may find them */
     uint64_t queued_bytes; /* records of all writes that wait to be composed, at most */
@@ -244,6 +275,10 @@ struct store {
     uint64_t flush_head; /* the flush covers ring blocks up to here */
     struct loop_op flush_op;
 
+    /* Scrub (scrub.c): carried by every ring block. */
+    uint64_t scrub_at;
+    uint32_t scrub_since;
+
     struct store_status counters;
 };
 
@@ -256,7 +291,7 @@ static inline bool store_mutated(const struct store *s, enum store_mutant m)
 void slots_init(struct slots *sl, uint64_t count);
 void slots_deinit(struct slots *sl);
 /* Up to `want` slots in a row; prefers a run that holds them all. 0: there is none. */
-uint32_t slots_take(struct slots *sl, uint32_t want, uint32_t *first);
+uint32_t slots_take(struct slots *sl, uint32_t want, uint64_t *first);
 void slots_mark(struct slots *sl, uint64_t slot, bool used); /* must change it */
 bool slots_is_used(const struct slots *sl, uint64_t slot);
 void freed_push(struct freed_queue *q, const struct freed *f);
@@ -265,32 +300,78 @@ void freed_pop(struct freed_queue *q);
 
 /* index.c */
 void index_init(struct store *s);
+void index_size(struct store *s); /* the buckets, once the device is known */
 void index_deinit(struct store *s);
 struct object *object_find(struct store *s, const struct store_id *id); /* also hidden ones */
 struct object *object_get(struct store *s, const struct store_id *id,
-                          uint64_t pg); /* made hidden */
+                          uint64_t pg);                           /* made hidden */
+struct object *object_at(const struct store *s, uint32_t handle); /* NULL for 0 */
+uint64_t object_pg(const struct store *s, const struct object *o);
 void object_set_pg(struct store *s, struct object *o, uint64_t pg);
-bool object_is_hidden(const struct object *o);
-/* Keep counters and accounts right after any change of `o`. */
+/* NULL: nothing goes on with it. */
+struct work *object_work(const struct store *s, const struct object *o);
+struct work *object_work_make(struct store *s, struct object *o);
+/* Give the work back if nothing is left of it; the object too, if it is gone. */
+void object_rest(struct store *s, struct object *o);
+bool object_is_hidden(const struct store *s, const struct object *o);
+/* Keep counters and accounts right after any change of `o`, which has work. */
 void object_account(struct store *s, struct object *o);
-uint32_t object_bytes(const struct object *o);
-/* Set a block; returns the slot it had. */
-uint32_t object_set_block(struct store *s, struct object *o, uint32_t block, uint32_t slot,
-                          uint32_t crc);
-/* What a restart may find of `o`: after a change of ring_blocks or ring_dedups. */
-void object_account_ring(struct store *s, struct object *o);
+uint32_t object_bytes(const struct store *s, const struct object *o);
+/* What a restart may find of it: after a change of ring_blocks or ring_dedups. */
+void object_account_ring(struct store *s, struct work *x);
+/* Blocks that its records name: of both versions. */
+uint32_t object_blocks(const struct store *s, const struct object *o);
+void object_read(const struct object *o, struct layout *out);
+void object_write(struct store *s, struct object *o, const struct layout *l);
+/* The prepared version, as it is on top of what is; its holes are slot 0. */
+void prepared_read(const struct object *o, const struct prepared *p, struct layout *out);
+/* Only what it changes. */
+void prepared_changes(const struct prepared *p, struct layout *out);
+struct prepared *prepared_make(struct store *s, struct object *o, uint64_t version,
+                               const struct layout *changes, const uint64_t *touched);
+void prepared_free(struct store *s, struct object *o);
 void object_forget(struct object *o);
-void object_drop_if_idle(struct store *s, struct object *o);
-void object_free(struct store *s, struct object *o);
+/* Its newest full record begins in this block of the ring (0: it has none), composed or found. */
+void object_set_full(struct store *s, struct object *o, uint64_t block);
+uint64_t object_full(const struct store *s, const struct object *o); /* 0: none */
+
+static inline struct store_slots slots_run(uint64_t first, uint32_t count)
+{
+    return (struct store_slots){first | (uint64_t)count << 48};
+}
+
+static inline uint64_t slots_first(struct store_slots run)
+{
+    return run.word & (((uint64_t)1 << 48) - 1);
+}
+
+static inline uint32_t slots_count(struct store_slots run)
+{
+    return (uint32_t)(run.word >> 48);
+}
+
+static inline bool bitmap_has(const uint64_t *words, uint32_t i)
+{
+    return (words[i / 64] >> (i % 64) & 1) != 0;
+}
+
+static inline void bitmap_set(uint64_t *words, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = first; i < first + count; i++)
+        words[i / 64] |= (uint64_t)1 << (i % 64);
+}
 
 /* dedup.c */
 struct dedup *dedup_add(struct store *s, struct object *o, const struct store_dedup *d);
 struct dedup *dedup_find_in(struct store *s, const struct object *o, uint64_t client, uint64_t seq);
+void dedup_undo(struct store *s, struct object *o, uint64_t client, uint64_t seq);
 void dedup_drop_above(struct store *s, struct object *o, uint64_t above, bool all);
+void dedup_drop_version(struct store *s, struct object *o, uint64_t version);
 void dedup_rekey(struct store *s, struct object *o, uint64_t pg);
 void dedup_free_clients(struct store *s);
 
 /* write.c */
+uint32_t write_dedups(const struct store_write *w); /* records it brings */
 void writes_run_deferred(struct store *s);
 void writes_submit_starved(struct store *s);
 void write_data_done(struct store_write *w);

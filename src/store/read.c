@@ -87,16 +87,16 @@ static void read_submit(struct store_read *r)
         r->ops_left++;
         loop_op_init(&io->op, io_read_done);
         loop_read(s->loop, &io->op, s->file, (uint8_t *)r->buf + (size_t)i * STORE_BLOCK,
-                  (size_t)run * STORE_BLOCK, (uint64_t)r->slots[i] * STORE_BLOCK);
+                  (size_t)run * STORE_BLOCK, r->slots[i] * STORE_BLOCK);
     }
     r->ops_left--; /* read_begin()'s own */
     if (r->ops_left == 0)
         loop_wake(s->loop, &r->task);
 }
 
-static bool read_is_blocked(const struct store_read *r, const struct object *o)
+static bool read_is_blocked(const struct store_read *r, const struct work *x)
 {
-    list_for_each (l, &o->writing) {
+    list_for_each (l, &x->writing) {
         const struct store_write *w = container_of(l, struct store_write, data_link);
         if (w->kind == STORE_REPLACE ||
             (w->offset < r->offset + r->len && r->offset < w->offset + w->len))
@@ -105,29 +105,46 @@ static bool read_is_blocked(const struct store_read *r, const struct object *o)
     return false;
 }
 
+/* Where its blocks lie; 0, or -ENOENT. */
+static int read_find(struct store_read *r, const struct object *o, const struct work *x)
+{
+    uint32_t first = r->offset / STORE_BLOCK, count = r->len / STORE_BLOCK;
+    struct layout l;
+
+    if (!r->prepared) {
+        map_read(o->map, o->runs, first, count, r->slots, r->expected);
+        r->version = x != NULL ? x->version_visible : o->version;
+        return 0;
+    }
+    if (x == NULL || x->prepared == NULL)
+        return -ENOENT;
+    prepared_read(o, x->prepared, &l);
+    memcpy(r->slots, l.slots + first, count * sizeof(*l.slots));
+    memcpy(r->expected, l.crcs + first, count * sizeof(*l.crcs));
+    r->version = x->prepared->version;
+    return 0;
+}
+
 static void read_begin(struct store_read *r)
 {
     struct store *s = r->store;
     const struct object *o = object_find(s, &r->id);
-    uint32_t first = r->offset / STORE_BLOCK;
-    bool known = o != NULL && !object_is_hidden(o);
+    const struct work *x = o == NULL ? NULL : object_work(s, o);
+    bool known = o != NULL && !object_is_hidden(s, o);
 
-    if (known && s->failed == 0 && read_is_blocked(r, o)) {
+    if (x != NULL && known && s->failed == 0 && read_is_blocked(r, x)) {
         list_push(&s->reads_blocked, &r->starved_link);
         return;
     }
     r->state = READ_READING;
     r->number = ++s->read_number;
-    r->result = known ? 0 : -ENOENT;
-    r->version = known ? o->version_visible : 0;
+    r->version = 0;
     r->next = 0;
     r->ops_left = 1; /* until all is submitted */
     list_push(&s->reads, &r->link);
-    for (uint32_t i = 0; i < r->len / STORE_BLOCK; i++) {
-        bool there = known && first + i < o->blocks_capacity;
-        r->slots[i] = there ? o->blocks[first + i].slot : 0;
-        r->expected[i] = there ? o->blocks[first + i].crc : 0;
-    }
+    r->result = known ? read_find(r, o, x) : -ENOENT;
+    if (r->result != 0)
+        memset(r->slots, 0, r->len / STORE_BLOCK * sizeof(*r->slots));
     read_submit(r);
 }
 

@@ -33,12 +33,12 @@ enum recovery_state {
     RECOVER_START_FLUSH,
 };
 
-enum { CHUNK_BLOCKS = STORE_BLOCKS_MAX };
+enum { CHUNK_BLOCKS = RECORD_RUNS_MAX }; /* the slots of one record, and many ring blocks */
 
 /* What is kept of each block of the ring, by its place; seq 0: no block. */
 struct seen {
-    uint64_t seq, tail, mark, durable;
-    uint32_t crc, prev_crc;
+    uint64_t seq, tail, mark, durable, scrub_at;
+    uint32_t crc, prev_crc, scrub_since;
 };
 
 struct recovery_io {
@@ -51,7 +51,7 @@ struct recovery {
     struct store *s;
     struct task task;
     enum recovery_state state;
-    struct recovery_io ios[STORE_BLOCKS_MAX];
+    struct recovery_io ios[RECORD_RUNS_MAX];
     uint32_t ios_left;
     int io_result;
     uint8_t *buf;    /* CHUNK_BLOCKS: superblocks, ring, start block */
@@ -64,7 +64,7 @@ struct recovery {
     struct replay replay;
     uint64_t block, block_last; /* REPLAY: at the one, up to the other */
     uint64_t chunk_first;       /* … first block in buf */
-    uint32_t at;                /* … in the block's payload */
+    struct piece_at at;         /* … in the block's payload */
     uint64_t drops_named;       /* START_BLOCK: in blocks so far */
 };
 
@@ -151,6 +151,9 @@ static const char *super_refuse(const struct store *s, int *result)
         return "belongs to another cluster";
     if (sb->osd != s->config.osd)
         return "is the disk of another OSD";
+    *result = -ESTALE;
+    if (sb->boot < s->config.boot_min)
+        return "is an older copy of this OSD's disk";
     *result = -EINVAL;
     if (sb->blocks > loop_file_size(s->file) / STORE_BLOCK)
         return "is smaller than when it was made";
@@ -224,7 +227,8 @@ static int recover_see(struct recovery *r, uint64_t place, const uint8_t *block)
         return 0;
     if (result < 0)
         return result;
-    r->seen[place] = (struct seen){h.seq, h.tail, h.mark, h.durable, h.crc, h.prev_crc};
+    r->seen[place] = (struct seen){h.seq,      h.tail, h.mark,     h.durable,
+                                   h.scrub_at, h.crc,  h.prev_crc, h.scrub_since};
     return replay_note_drops(&r->replay, block, &h);
 }
 
@@ -275,6 +279,8 @@ static void recover_scan_end(struct recovery *r)
     s->tail = s->tail_durable = last->tail;
     s->mark_durable = last->mark;
     s->durable_said = last->durable;
+    s->scrub_at = last->scrub_at;
+    s->scrub_since = last->scrub_since;
     replay_begin(&r->replay, last->tail, end, last->mark);
     r->block = last->tail;
     r->block_last = end;
@@ -383,7 +389,9 @@ static int recover_replay_block(struct recovery *r)
     while ((result = replay_next(&r->replay, block, &h, &r->at)) == 1) {
         if (recover_verify(r))
             return 0;
-        replay_apply(&r->replay, true);
+        result = replay_apply(&r->replay, true);
+        if (result < 0)
+            return result;
     }
     return result < 0 ? result : 1;
 }
@@ -403,15 +411,17 @@ static void recover_replay(struct recovery *r)
         if (result == 0)
             return;
         r->block++;
-        r->at = 0;
+        r->at = (struct piece_at){0};
     }
     recover_replayed(r);
 }
 
 static void recover_verified(struct recovery *r)
 {
-    replay_apply(&r->replay, recover_matches(r));
-    recover_replay(r);
+    if (replay_apply(&r->replay, recover_matches(r)) < 0)
+        recover_fail(r, -EBADMSG, "its log is damaged: a record makes no sense");
+    else
+        recover_replay(r);
 }
 
 /* ---- S3: the start block ---- */
@@ -481,6 +491,7 @@ static void recover_step(struct task *task)
         break;
     case RECOVER_BOOT_REST_FLUSH:
         store_limits(r->s);
+        index_size(r->s);
         r->seen = mem_zalloc(r->s->super.ring_blocks * sizeof(*r->seen));
         recover_scan(r);
         break;

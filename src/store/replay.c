@@ -50,7 +50,7 @@ void replay_deinit(struct replay *r)
 int replay_note_drops(struct replay *r, const uint8_t *block, const struct block_head *h)
 {
     struct piece p;
-    uint32_t at = 0;
+    struct piece_at at = {0};
     int result;
 
     while ((result = piece_next(block, h, &at, &p)) == 1) {
@@ -109,7 +109,8 @@ static int replay_add_piece(struct replay *r, const struct piece *p, uint64_t bl
     return r->len == r->total;
 }
 
-int replay_next(struct replay *r, const uint8_t *block, const struct block_head *h, uint32_t *at)
+int replay_next(struct replay *r, const uint8_t *block, const struct block_head *h,
+                struct piece_at *at)
 {
     struct piece p;
     int result;
@@ -144,24 +145,26 @@ bool replay_must_verify(const struct replay *r)
            !seqs_has(&r->named, r->seq) && !replay_is_dropped(r);
 }
 
-static void object_clear(struct store *s, struct object *o)
-{
-    for (uint32_t b = 0; b < o->blocks_capacity; b++)
-        object_set_block(s, o, b, 0, 0);
-}
+/* ---- Into the index ---- */
 
-static void replay_blocks(struct replay *r, struct object *o)
+/* What the record's runs say, of what is or of the prepared part, into `l`; and which blocks. */
+static void replay_runs(const struct replay *r, bool prepared, struct layout *l, uint64_t *touched)
 {
-    struct store *s = r->s;
+    const uint8_t *record = r->s->scratch;
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < r->head.runs_count; i++) {
         struct record_run run;
-        record_run_get(s->scratch, i, &run);
+        record_run_get(record, i, &run);
         for (uint32_t k = 0; k < run.count; k++) {
-            uint32_t crc = run.slot == 0 ? 0 : record_crc_get(s->scratch, &r->head, n++);
-            object_set_block(s, o, run.first + k, run.slot == 0 ? 0 : run.slot + k, crc);
+            uint32_t crc = run.slot == 0 ? 0 : record_crc_get(record, &r->head, n++);
+            if (run.prepared != prepared)
+                continue;
+            l->slots[run.first + k] = run.slot == 0 ? 0 : run.slot + k;
+            l->crcs[run.first + k] = crc;
         }
+        if (run.prepared == prepared)
+            bitmap_set(touched, run.first, run.count);
     }
 }
 
@@ -180,57 +183,135 @@ static void replay_set_headless(struct replay *r, struct object *o, bool headles
     o->headless = headless;
 }
 
+static void replay_drop_prepared(struct store *s, struct object *o)
+{
+    if (object_work(s, o)->prepared != NULL)
+        prepared_free(s, o);
+}
+
 static void replay_full(struct replay *r, struct object *o)
 {
     struct store *s = r->s;
+    struct layout l = {0};
+    uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
 
     replay_set_headless(r, o, false);
-    object_clear(s, o);
+    replay_drop_prepared(s, o);
     dedup_drop_above(s, o, 0, true);
     o->gone = false;
     o->full_needed = false;
     o->version = r->head.version;
     o->deleted = (r->head.flags & RECORD_DELETED) != 0;
-    o->full_newest = r->first_block;
-    o->full_done = r->first_block;
-    list_remove(&o->in_age);
-    list_push(&s->age, &o->in_age);
-    list_remove(&o->in_done);
-    list_push(&s->done, &o->in_done);
-    replay_blocks(r, o);
+    object_set_full(s, o, r->first_block);
+    replay_runs(r, false, &l, touched);
+    object_write(s, o, &l);
     replay_dedups(r, o);
+    if ((r->head.flags & RECORD_BOTH) == 0)
+        return;
+
+    struct record_prepared both;
+    l = (struct layout){0};
+    memset(touched, 0, sizeof(touched));
+    record_prepared_get(s->scratch, &r->head, &both);
+    replay_runs(r, true, &l, touched);
+    struct prepared *p = prepared_make(s, o, both.version, &l, touched);
+    p->clear = both.clear;
+    p->deleted = both.deleted;
+}
+
+/* ---- Steps of erasure coding: as write.c takes them ---- */
+
+static void replay_commit(struct store *s, struct object *o)
+{
+    const struct prepared *p = object_work(s, o)->prepared;
+    struct layout now;
+
+    prepared_read(o, p, &now);
+    o->version = p->version;
+    o->deleted = p->deleted;
+    object_write(s, o, &now);
+    prepared_free(s, o);
+}
+
+static void replay_prepare(struct replay *r, struct object *o)
+{
+    struct store *s = r->s;
+    const struct prepared *before = object_work(s, o)->prepared;
+    struct layout l = {0};
+    uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
+
+    if (before != NULL && before->version == r->head.version)
+        prepared_free(s, o);
+    else if (before != NULL)
+        replay_commit(s, o);
+    replay_runs(r, false, &l, touched);
+    struct prepared *p = prepared_make(s, o, r->head.version, &l, touched);
+    p->clear = (r->head.flags & RECORD_CLEAR) != 0;
+    p->deleted = (r->head.flags & RECORD_DELETED) != 0;
+}
+
+/* -EBADMSG: the step names a version that was not prepared. */
+static int replay_step(struct replay *r, struct object *o)
+{
+    struct store *s = r->s;
+    const struct prepared *p = object_work(s, o)->prepared;
+
+    if ((r->head.flags & RECORD_PREPARE) != 0) {
+        replay_prepare(r, o);
+        return 0;
+    }
+    if (p == NULL || p->version != r->head.version)
+        return -EBADMSG;
+    if ((r->head.flags & RECORD_COMMIT) != 0) {
+        replay_commit(s, o);
+    } else {
+        prepared_free(s, o);
+        dedup_drop_version(s, o, r->head.version);
+    }
+    return 0;
 }
 
 /* A delta whose full record lies before the tail: a later full record stands for both. */
-static void replay_delta(struct replay *r, struct object *o)
+static int replay_delta(struct replay *r, struct object *o)
 {
+    struct store *s = r->s;
+    struct layout l = {0};
+    uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
+    int result = 0;
+
     if (o->gone) {
         replay_set_headless(r, o, true);
-        return;
+        return 0;
     }
-    if ((r->head.flags & RECORD_CLEAR) != 0)
-        object_clear(r->s, o);
-    if ((r->head.flags & RECORD_KEEP) == 0) {
-        o->version = r->head.version;
-        o->deleted = (r->head.flags & RECORD_DELETED) != 0;
+    if ((r->head.flags & (RECORD_PREPARE | RECORD_COMMIT | RECORD_ROLLBACK)) != 0) {
+        result = replay_step(r, o);
+    } else {
+        if ((r->head.flags & RECORD_CLEAR) == 0)
+            object_read(o, &l);
+        if ((r->head.flags & RECORD_KEEP) == 0) {
+            o->version = r->head.version;
+            o->deleted = (r->head.flags & RECORD_DELETED) != 0;
+        }
+        replay_runs(r, false, &l, touched);
+        object_write(s, o, &l);
     }
-    replay_blocks(r, o);
     replay_dedups(r, o);
+    return result;
 }
 
 static void replay_purge(struct replay *r, struct object *o)
 {
+    struct layout l = {0};
+
     replay_set_headless(r, o, false);
-    object_clear(r->s, o);
+    replay_drop_prepared(r->s, o);
+    object_write(r->s, o, &l);
     dedup_drop_above(r->s, o, 0, true);
-    list_remove(&o->in_age);
-    list_remove(&o->in_done);
+    object_set_full(r->s, o, 0);
     o->gone = true;
     o->full_needed = true;
     o->version = 0;
     o->deleted = true;
-    o->full_newest = 0;
-    o->full_done = 0;
 }
 
 /* None of its later records counts. */
@@ -244,29 +325,42 @@ static void replay_lose(struct replay *r)
         replay_break(r, o);
 }
 
-void replay_apply(struct replay *r, bool matches)
+/* What was found so far is what a restart would find. */
+static void replay_account(struct store *s, struct object *o)
+{
+    struct work *x = object_work(s, o);
+
+    x->ring_blocks = x->next_blocks = object_blocks(s, o);
+    x->ring_dedups = x->next_dedups = x->dedups_count;
+    object_account(s, o);
+    object_rest(s, o);
+}
+
+int replay_apply(struct replay *r, bool matches)
 {
     struct store *s = r->s;
+    int result = 0;
 
     if (seqs_has(&r->named, r->seq)) {
         /* Beyond the mark: the start that named it did not come to its end, and may have had more
          * of this object to name. */
         if (r->seq > r->mark)
             replay_lose(r);
-        return;
+        return 0;
     }
     if (!matches || replay_is_dropped(r)) {
         replay_lose(r);
         seqs_add(&r->dropped, r->seq);
-        return;
+        return 0;
     }
     struct object *o = object_get(s, &r->head.id, r->head.pg);
+    object_work_make(s, o);
     switch (r->head.kind) {
     case RECORD_FULL:
         replay_full(r, o);
         break;
     case RECORD_DELTA:
-        replay_delta(r, o);
+        result = replay_delta(r, o);
         break;
     case RECORD_PURGE:
         replay_purge(r, o);
@@ -274,48 +368,55 @@ void replay_apply(struct replay *r, bool matches)
     case RECORD_DROPS:
         never("not a record of an object");
     }
-    object_account(s, o);
-    if (!o->headless)
-        object_drop_if_idle(s, o);
+    replay_account(s, o);
+    return result;
 }
 
 /* ---- The end ---- */
 
-/* What was found is what a restart would find. */
-static int replay_settle(struct store *s, struct object *o)
+static int replay_mark_slots(struct store *s, const struct layout *l)
 {
-    for (uint32_t b = 0; b < o->blocks_capacity; b++) {
-        uint32_t slot = o->blocks[b].slot;
-        if (slot == 0)
+    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
+        if (l->slots[b] == 0)
             continue;
-        if (slots_is_used(&s->slots, slot))
+        if (slots_is_used(&s->slots, l->slots[b]))
             return -EBADMSG;
-        slots_mark(&s->slots, slot, true);
+        slots_mark(&s->slots, l->slots[b], true);
     }
-    o->ring_blocks = o->next_blocks = o->blocks_count;
-    o->ring_dedups = o->next_dedups = o->dedups_count;
-    object_account(s, o);
     return 0;
+}
+
+static int replay_settle(struct store *s, const struct object *o)
+{
+    const struct work *x = object_work(s, o);
+    struct layout l;
+
+    object_read(o, &l);
+    int result = replay_mark_slots(s, &l);
+    if (result == 0 && x != NULL && x->prepared != NULL) {
+        prepared_changes(x->prepared, &l);
+        result = replay_mark_slots(s, &l);
+    }
+    return result;
 }
 
 int replay_end(struct replay *r)
 {
     struct store *s = r->s;
+    int result = 0;
 
     for (uint64_t i = 0; i < r->broken_count; i++) {
         struct object *o = r->broken[i];
         o->broken = false;
-        object_drop_if_idle(s, o);
+        object_rest(s, o);
     }
     r->broken_count = 0;
     if (r->headless_count > 0)
         return -EBADMSG;
     if (s->seq_last < r->mark) /* the last records lie before the tail */
         s->seq_last = r->mark;
-    list_for_each (l, &s->age) {
-        int result = replay_settle(s, container_of(l, struct object, in_age));
-        if (result < 0)
-            return result;
-    }
-    return 0;
+    for (struct object *o = object_at(s, s->age_first); o != NULL && result == 0;
+         o = object_at(s, o->age_next))
+        result = replay_settle(s, o);
+    return result;
 }

@@ -43,12 +43,14 @@ void replay_begin(struct replay *r, uint64_t first, uint64_t last, uint64_t mark
  * The next whole record of a block, in r->head and store.scratch. 1; 0: the block has no more;
  * -EBADMSG.
  */
-int replay_next(struct replay *r, const uint8_t *block, const struct block_head *h, uint32_t *at);
+int replay_next(struct replay *r, const uint8_t *block, const struct block_head *h,
+                struct piece_at *at);
 
 /* Does it count only if its slots match (S2)? */
 bool replay_must_verify(const struct replay *r);
-/* The record counts, or, with `matches` false, is dropped, with all later ones of its object. */
-void replay_apply(struct replay *r, bool matches);
+/* The record counts, or, with `matches` false, is dropped, with all later ones of its object.
+ * -EBADMSG: it cannot follow what came before it. */
+int replay_apply(struct replay *r, bool matches);
 
 /* All records are applied: slots in use, and what a restart would find. -EBADMSG: two blocks have
  * one slot, or an object has no full record. */

@@ -66,11 +66,13 @@ uint64_t ring_mark(const struct store *s)
  */
 uint64_t ring_tail(const struct store *s, uint64_t first_new)
 {
+    const struct object *oldest = object_at(s, s->age_first);
+    const struct heap_node *held = heap_min(&s->held);
     uint64_t tail = first_new;
 
     if (store_mutated(s, STORE_MUTANT_TAIL_EARLY)) {
-        if (!list_empty(&s->age))
-            tail = container_of(s->age.next, struct object, in_age)->full_newest;
+        if (oldest != NULL)
+            tail = object_full(s, oldest);
         return tail < first_new ? tail : first_new;
     }
     if (!list_empty(&s->records)) {
@@ -78,11 +80,10 @@ uint64_t ring_tail(const struct store *s, uint64_t first_new)
         if (r->first_block < tail)
             tail = r->first_block;
     }
-    if (!list_empty(&s->done)) {
-        const struct object *o = container_of(s->done.next, struct object, in_done);
-        if (o->full_done < tail)
-            tail = o->full_done;
-    }
+    if (oldest != NULL && object_full(s, oldest) < tail)
+        tail = object_full(s, oldest);
+    if (held != NULL && held->key < tail)
+        tail = held->key;
     return tail;
 }
 
@@ -218,9 +219,26 @@ void ring_take_durable(struct store *s)
     }
 }
 
+/* The tail stays behind this one now (S6); what came before it is found no more. */
+static void record_ack_full(struct store *s, const struct record *r, const struct object *o,
+                            struct work *x)
+{
+    bool newest = r->full && r->first_block == object_full(s, o);
+
+    heap_remove(&s->held, &x->held);
+    if (r->full && !newest)
+        heap_insert(&s->held, &x->held, r->first_block);
+    if (newest) {
+        x->ring_blocks = x->next_blocks;
+        x->ring_dedups = x->next_dedups;
+        object_account_ring(s, x);
+    }
+}
+
 static void record_ack(struct store *s, struct record *r)
 {
     struct object *o = r->object;
+    struct work *x = object_work(s, o);
 
     while (!list_empty(&r->writes)) {
         struct list *l = list_pop(&r->writes);
@@ -229,21 +247,12 @@ static void record_ack(struct store *s, struct record *r)
         s->writes_count--;
         list_push(&s->finished, &w->link);
     }
-    if (r->full || r->purge) {
-        o->full_done = r->full ? r->first_block : 0;
-        list_remove(&o->in_done);
-        if (r->full)
-            list_push(&s->done, &o->in_done);
-    }
-    if (r->first_block == o->full_newest) { /* what came before it is found no more */
-        o->ring_blocks = o->next_blocks;
-        o->ring_dedups = o->next_dedups;
-        object_account_ring(s, o);
-    }
+    if (r->full || r->purge)
+        record_ack_full(s, r, o, x);
     list_remove(&r->in_flight);
     list_remove(&r->in_object);
     pool_put(&s->records_pool, r);
-    object_drop_if_idle(s, o);
+    object_rest(s, o);
 }
 
 void ring_ack(struct store *s)
@@ -270,7 +279,8 @@ void ring_release_slots(struct store *s)
         oldest_read = container_of(s->reads.next, struct store_read, link)->number;
     while ((f = freed_first(&s->freed)) != NULL && f->seq <= s->mark_durable &&
            f->read_number < oldest_read) {
-        slots_mark(&s->slots, f->slot, false);
+        for (uint64_t i = 0; i < slots_count(f->slots); i++)
+            slots_mark(&s->slots, slots_first(f->slots) + i, false);
         freed_pop(&s->freed);
     }
 }

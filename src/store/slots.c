@@ -67,7 +67,7 @@ static uint64_t slots_next_free(const struct slots *sl, uint64_t from)
     return sl->count;
 }
 
-static uint32_t slots_run(const struct slots *sl, uint64_t first, uint32_t want)
+static uint32_t slots_free_run(const struct slots *sl, uint64_t first, uint32_t want)
 {
     uint32_t len = 0;
 
@@ -76,7 +76,7 @@ static uint32_t slots_run(const struct slots *sl, uint64_t first, uint32_t want)
     return len;
 }
 
-uint32_t slots_take(struct slots *sl, uint32_t want, uint32_t *first)
+uint32_t slots_take(struct slots *sl, uint32_t want, uint64_t *first)
 {
     uint64_t best = 0, at = sl->next, limit = sl->count;
     uint32_t best_len = 0;
@@ -95,7 +95,7 @@ uint32_t slots_take(struct slots *sl, uint32_t want, uint32_t *first)
             limit = sl->next; /* the second half of the round */
             continue;
         }
-        uint32_t len = slots_run(sl, at, want);
+        uint32_t len = slots_free_run(sl, at, want);
         if (best_len == 0)
             limit = limit < at + SLOTS_LOOK ? limit : at + SLOTS_LOOK;
         if (len > best_len) {
@@ -108,7 +108,7 @@ uint32_t slots_take(struct slots *sl, uint32_t want, uint32_t *first)
     for (uint32_t i = 0; i < best_len; i++)
         slots_mark(sl, best + i, true);
     sl->next = best + best_len < sl->count ? best + best_len : 0;
-    *first = (uint32_t)best;
+    *first = best;
     return best_len;
 }
 

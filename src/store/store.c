@@ -112,7 +112,7 @@ static int format_file(struct loop *loop, struct loop_file *file, const struct s
 {
     struct superblock sb;
 
-    if (f->size < SIZE_MIN || f->size / STORE_BLOCK > UINT32_MAX || f->object_size == 0 ||
+    if (f->size < SIZE_MIN || f->size / STORE_BLOCK > STORE_SLOTS_MAX || f->object_size == 0 ||
         f->object_size > STORE_OBJECT_MAX || f->object_size % STORE_BLOCK != 0)
         return -EINVAL;
     if (!force && super_find(file, &sb) != -EINVAL)
@@ -316,8 +316,8 @@ void store_status(struct store *s, struct store_status *out)
     out->objects = s->objects_count;
     out->tombstones = s->tombstones_count;
     out->dedups = s->dedups_count;
-    out->index_bytes = s->objects.count * sizeof(struct object) +
-                       s->blocks_capacity_total * sizeof(struct block) +
+    out->index_bytes = arena_bytes(&s->objects) + arena_bytes(&s->works) + s->maps_bytes +
+                       s->places_bytes + (s->buckets_mask + 1) * sizeof(*s->buckets) +
                        s->dedups_count * sizeof(struct dedup);
     out->failed = s->failed != 0;
 }

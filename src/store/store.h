@@ -49,6 +49,9 @@ struct store_format {
     uint32_t osd;         /* its id in the cluster */
     uint64_t size;        /* of the file or device; at least 64 MiB */
     uint32_t object_size; /* the largest object to expect; sizes the ring with `size` */
+    uint64_t
+        ring_blocks; /* of the log ring; 0: what fits the size. More lets more objects be smaller
+                        than `object_size` (README.md); at least 256, at most a quarter */
 };
 
 /* Blocking. Writes superblocks and an empty ring. -EEXIST if there is a Skerry store already and
@@ -64,6 +67,8 @@ struct store_config {
     const char *path;
     uint8_t cluster[16]; /* must be its own: -EPERM ("belongs to another cluster") */
     uint32_t osd;        /* must match: -EPERM */
+    uint32_t boot_min;   /* -ESTALE if it was started less often than this: an older copy of the
+                            device. 0: not known */
     void (*failed)(void *arg, int error, const char *what); /* once, when the device failed */
     void *arg;
     uint32_t mutants; /* tests only: rules to leave out (1 << enum store_mutant); 0 in production */
@@ -108,11 +113,28 @@ enum store_write_kind {
     STORE_DEDUP,     /* only adds dedup records; version and data of the object stay (version field
                         ignored) */
     STORE_PURGE,     /* forget the object, its tombstone and its dedup records */
+    /*
+     * Erasure coding (DESIGN.md section 9): one more version of an object beside the one that is,
+     * which stays. On an object with a prepared version WRITE, ZERO and DELETE are -EBUSY; REPLACE
+     * and PURGE forget it.
+     */
+    STORE_PREPARE,  /* data, or holes (`zero`), for whole blocks; or a tombstone (`deleted`); or,
+                       with  len 0, the version alone. An older prepared version is committed by it,
+                       the  same one replaced. -ESTALE: `version` is not above what is */
+    STORE_COMMIT,   /* the prepared `version` is what is. 0 also if it, or a later one, was before;
+                       -ENOENT: it was never prepared */
+    STORE_ROLLBACK, /* the prepared `version` is forgotten. 0 also if there is none; -ESTALE: it is
+                       committed */
 };
 
 /* R10: client's request `seq` was executed as `version` on this object. */
 struct store_dedup {
     uint64_t client, seq, version;
+};
+
+/* Slots of the device that follow each other: the first (48 bits), how many (16). */
+struct store_slots {
+    uint64_t word;
 };
 
 struct store_write {
@@ -121,14 +143,16 @@ struct store_write {
     struct store_id id;
     uint64_t pg;
     uint64_t version;
-    uint32_t offset, len; /* WRITE, ZERO: multiples of STORE_BLOCK */
+    uint32_t offset, len; /* WRITE, ZERO, PREPARE: multiples of STORE_BLOCK */
     const void
         *data; /* page-aligned. WRITE: len bytes. REPLACE: the blocks of `present`, in order */
     const uint32_t *crcs; /* crc32c_block() of each block of data; trusted: whoever got the data has
                              verified it */
     uint64_t present[STORE_BLOCKS_MAX / 64]; /* REPLACE: which blocks there are */
-    bool deleted;                            /* REPLACE */
-    uint64_t client, seq; /* WRITE, ZERO, DELETE: dedup record stored with it; client 0: none */
+    bool deleted;                            /* REPLACE, PREPARE */
+    bool zero;                               /* PREPARE: the range becomes holes; no data */
+    uint64_t client, seq; /* WRITE, ZERO, DELETE, PREPARE: dedup record stored with it; client 0:
+                             none */
     const struct store_dedup
         *dedups; /* REPLACE: its records above dedup_above become these. DEDUP: added */
     uint32_t dedups_count;
@@ -151,10 +175,11 @@ struct store_write {
     uint32_t queued_bytes;                   /* of a record, until it is composed */
     uint32_t data_blocks, data_next; /* blocks of data; how many of them were given to the device */
     uint32_t data_ops;               /* on the device */
-    uint32_t slots_count, freed_count;
+    uint32_t slots_count, slots_next, freed_count;
     bool data_written, data_durable;
-    uint32_t slots[STORE_BLOCKS_MAX]; /* where its data goes */
-    uint32_t freed[STORE_BLOCKS_MAX]; /* what it replaces */
+    bool is_void;                                   /* COMMIT, ROLLBACK: there is nothing to do */
+    struct store_slots slots[STORE_BLOCKS_MAX];     /* where its data goes */
+    struct store_slots freed[2 * STORE_BLOCKS_MAX]; /* what it replaces */
     void *priv;
 };
 
@@ -167,6 +192,7 @@ struct store_read {
     uint32_t offset, len; /* multiples of STORE_BLOCK */
     void *buf;            /* page-aligned, len bytes; holes are zeroed */
     uint32_t *crcs; /* room for one per block; holes: crc32c_block() of zeros (optional: NULL) */
+    bool prepared;  /* of the prepared version, on top of what is; -ENOENT if there is none */
     void (*done)(struct store_read *r);
 
     int result;         /* 0, -ENOENT (no such object: buf is zeroed too), -EBADMSG, -EIO */
@@ -180,7 +206,7 @@ struct store_read {
     struct task task;
     uint64_t number; /* S1: slots freed from here on stay until this read is over */
     uint32_t state, next, ops_left;
-    uint32_t slots[STORE_BLOCKS_MAX];
+    uint64_t slots[STORE_BLOCKS_MAX];
     uint32_t expected[STORE_BLOCKS_MAX];
     void *priv;
 };
@@ -195,6 +221,7 @@ struct store_object {
     uint64_t version;
     bool deleted; /* a tombstone */
     uint64_t present[STORE_BLOCKS_MAX / 64];
+    uint64_t prepared; /* version; 0: none. It shows once its write's turn has come */
 };
 
 /* False: never heard of. */
@@ -206,12 +233,14 @@ bool store_block_crc(struct store *s, const struct store_id *id, uint32_t block,
 /*
  * Objects of `pg` with version > above, in an order that is stable while the cursor lives
  * (new objects may be missed or seen). Start with a zeroed cursor. Returns how many were
- * put into out; 0: the end. Also lists objects that have only dedup records (version 0).
+ * put into out. A call looks at no more than some thousand objects: it may return 0 and not have
+ * `ended`. Also lists objects that have only dedup records (version 0), or a prepared version.
  */
 struct store_cursor {
     uint64_t pg;
     uint64_t position[2];
     bool started;
+    bool ended; /* set by each call: there are no more */
 };
 uint32_t store_list(struct store *s, uint64_t pg, uint64_t above, struct store_cursor *cursor,
                     struct store_object *out, uint32_t out_max);

@@ -9,16 +9,17 @@ enum write_state { WRITE_DEFERRED, WRITE_APPLIED, WRITE_FINISHED };
 
 /* ---- What a write needs, before anything changes ---- */
 
-static bool block_is_present(const uint64_t *present, uint32_t block)
+/* Of erasure coding: prepare, commit, roll back. */
+static bool write_is_step(const struct store_write *w)
 {
-    return (present[block / 64] >> (block % 64) & 1) != 0;
+    return w->kind == STORE_PREPARE || w->kind == STORE_COMMIT || w->kind == STORE_ROLLBACK;
 }
 
 static uint32_t write_data_blocks(const struct store_write *w)
 {
     uint32_t blocks = 0;
 
-    if (w->kind == STORE_WRITE)
+    if (w->kind == STORE_WRITE || (w->kind == STORE_PREPARE && !w->zero))
         return w->len / STORE_BLOCK;
     if (w->kind != STORE_REPLACE)
         return 0;
@@ -27,23 +28,29 @@ static uint32_t write_data_blocks(const struct store_write *w)
     return blocks;
 }
 
-static uint32_t write_dedups(const struct store_write *w)
+uint32_t write_dedups(const struct store_write *w)
 {
     return w->client != 0 ? 1 : w->dedups_count;
 }
 
 /* By how many slots the index grows at most. What an object will hold that has deferred writes
  * is not known yet. */
-static uint32_t write_new_slots(const struct store_write *w, const struct object *o)
+static uint32_t write_new_slots(const struct store_write *w, const struct object *o,
+                                const struct work *x)
 {
-    uint32_t first = w->offset / STORE_BLOCK, count = w->data_blocks;
+    uint32_t count = w->data_blocks;
+    uint64_t slots[STORE_BLOCKS_MAX];
+    uint32_t crcs[STORE_BLOCKS_MAX];
 
-    if (o == NULL || o->deferred != 0)
+    if (o == NULL || count == 0 || (x != NULL && x->deferred != 0))
         return count;
     if (w->kind == STORE_REPLACE)
-        return count > o->blocks_count ? count - o->blocks_count : 0;
+        return count > o->blocks ? count - o->blocks : 0;
+    if (w->kind != STORE_WRITE)
+        return count;
+    map_read(o->map, o->runs, w->offset / STORE_BLOCK, w->data_blocks, slots, crcs);
     for (uint32_t i = 0; i < w->data_blocks; i++)
-        count -= first + i < o->blocks_capacity && o->blocks[first + i].slot != 0;
+        count -= slots[i] != 0;
     return count;
 }
 
@@ -52,32 +59,41 @@ static uint32_t write_new_bytes(const struct store_write *w, const struct object
                                 uint32_t new_slots)
 {
     bool known = o != NULL && !o->gone && !o->trimmed;
+    uint32_t blocks = new_slots;
 
-    if (w->kind == STORE_PURGE)
+    if (w->kind == STORE_PURGE || w->kind == STORE_COMMIT || w->kind == STORE_ROLLBACK)
         return 0;
-    return (known ? 0 : (uint32_t)OBJECT_BYTES) + new_slots * OBJECT_BLOCK_BYTES +
+    if (w->kind == STORE_PREPARE)
+        blocks = w->len / STORE_BLOCK + PREPARED_BLOCKS;
+    return (known ? 0 : (uint32_t)OBJECT_BYTES) + blocks * OBJECT_BLOCK_BYTES +
            write_dedups(w) * RECORD_DEDUP;
 }
 
-/* What composing it puts into the ring at most: what it changes, or the whole object with it. */
-static uint32_t write_record_bytes(const struct store_write *w, const struct object *o)
+/* What composing it puts into the ring at most: what it changes, or the whole object with it. Steps
+ * that wait together, or with other writes, become one full record. */
+static uint32_t write_record_bytes(const struct store *s, const struct store_write *w,
+                                   const struct object *o, const struct work *x)
 {
-    uint32_t blocks = w->kind == STORE_ZERO ? w->len / STORE_BLOCK : w->data_blocks;
+    bool range = w->kind == STORE_ZERO || w->kind == STORE_PREPARE;
+    uint32_t blocks = range ? w->len / STORE_BLOCK : w->data_blocks;
     bool full = o->full_needed || o->trimmed || w->kind == STORE_REPLACE ||
-                o->next_dedups + write_dedups(w) > RECORD_DEDUPS_MAX;
+                x->next_dedups + write_dedups(w) > RECORD_DEDUPS_MAX || x->steps_waiting > 0 ||
+                (write_is_step(w) && !list_empty(&x->waiting));
 
+    if (w->kind == STORE_PREPARE)
+        blocks += PREPARED_BLOCKS;
     return (uint32_t)OBJECT_BYTES + blocks * OBJECT_BLOCK_BYTES + write_dedups(w) * RECORD_DEDUP +
-           (full ? object_bytes(o) : 0);
+           (full ? object_bytes(s, o) : 0);
 }
 
 static bool write_has_ring_room(const struct store *s, const struct store_write *w,
-                                const struct object *o)
+                                const struct object *o, const struct work *x)
 {
     uint32_t bytes = w->promised_bytes;
 
-    if (o->bytes_ring == 0 && bytes == 0) /* purged before it was known */
+    if (x->bytes_ring == 0 && bytes == 0) /* purged before it was known */
         bytes = OBJECT_BYTES;
-    return ring_has_room(s, write_record_bytes(w, o), bytes);
+    return ring_has_room(s, write_record_bytes(s, w, o, x), bytes);
 }
 
 /* What takes no slots may use up the last of the ring's room: deletes go through. */
@@ -88,16 +104,20 @@ uint64_t write_log_limit(const struct store *s)
 
 static int write_admit(struct store *s, struct store_write *w, const struct object *o)
 {
-    uint32_t slots = write_new_slots(w, o);
+    const struct work *x = o == NULL ? NULL : object_work(s, o);
+    uint32_t slots = write_new_slots(w, o, x);
     uint32_t bytes = write_new_bytes(w, o, slots);
-    uint32_t dedups = write_dedups(w), had = o == NULL ? 0 : o->dedups_count + o->promised_dedups;
-    uint64_t limit = w->kind == STORE_WRITE ? write_log_limit(s) : s->live_limit;
+    uint32_t dedups = write_dedups(w), had = x == NULL ? 0 : x->dedups_count + x->promised_dedups;
+    bool grows = w->kind == STORE_WRITE || w->kind == STORE_PREPARE;
+    uint64_t limit = grows ? write_log_limit(s) : s->live_limit;
 
     if (s->failed != 0)
         return -EIO;
     if (slots > 0 && s->slots_live + s->promised_slots + slots > s->slots_capacity)
         return -ENOSPC;
     if (bytes > 0 && s->live_bytes + s->promised_bytes + bytes > limit)
+        return -ENOSPC;
+    if (o == NULL && s->objects.count >= OBJECTS_MAX)
         return -ENOSPC;
     if (dedups > RECORD_DEDUPS_MAX || (dedups > 0 && had + dedups > RECORD_DEDUPS_MAX))
         return -ENOSPC;
@@ -106,52 +126,84 @@ static int write_admit(struct store *s, struct store_write *w, const struct obje
     return 0;
 }
 
+/* When its turn has come: does it fit what is? An error changes nothing. */
+static int write_order(struct store_write *w, const struct object *o, const struct work *x)
+{
+    const struct prepared *p = x->prepared;
+
+    switch (w->kind) {
+    case STORE_WRITE:
+    case STORE_ZERO:
+    case STORE_DELETE:
+        return p != NULL ? -EBUSY : 0;
+    case STORE_PREPARE:
+        return w->version <= o->version || (p != NULL && w->version < p->version) ? -ESTALE : 0;
+    case STORE_COMMIT:
+        w->is_void = p == NULL || p->version != w->version;
+        return w->is_void && w->version > o->version ? -ENOENT : 0;
+    case STORE_ROLLBACK:
+        w->is_void = p == NULL || p->version != w->version;
+        return w->is_void && w->version <= o->version ? -ESTALE : 0;
+    case STORE_REPLACE:
+    case STORE_DEDUP:
+    case STORE_PURGE:
+        break;
+    }
+    return 0;
+}
+
 /* ---- Into the index ---- */
 
-static void write_free_slot(struct store *s, struct store_write *w, uint32_t slot)
+static void write_free_slot(struct store *s, struct store_write *w, uint64_t slot)
 {
     if (slot == 0)
         return;
-    if (store_mutated(s, STORE_MUTANT_REUSE_NOW))
+    if (store_mutated(s, STORE_MUTANT_REUSE_NOW)) {
         slots_mark(&s->slots, slot, false);
+        return;
+    }
+    struct store_slots *last = w->freed_count == 0 ? NULL : &w->freed[w->freed_count - 1];
+    if (last != NULL && slots_first(*last) + slots_count(*last) == slot)
+        *last = slots_run(slots_first(*last), slots_count(*last) + 1);
     else
-        w->freed[w->freed_count++] = slot;
+        w->freed[w->freed_count++] = slots_run(slot, 1);
 }
 
-static void write_clear(struct store *s, struct store_write *w, struct object *o, uint32_t first,
+static void write_clear(struct store *s, struct store_write *w, struct layout *l, uint32_t first,
                         uint32_t count)
 {
-    for (uint32_t b = first; b < first + count && b < o->blocks_capacity; b++)
-        write_free_slot(s, w, object_set_block(s, o, b, 0, 0));
+    for (uint32_t b = first; b < first + count; b++) {
+        write_free_slot(s, w, l->slots[b]);
+        l->slots[b] = 0;
+    }
 }
 
 static void write_take_slots(struct store *s, struct store_write *w)
 {
-    while (w->slots_count < w->data_blocks) {
-        uint32_t first;
-        uint32_t run = slots_take(&s->slots, w->data_blocks - w->slots_count, &first);
+    uint32_t have = 0;
+
+    while (have < w->data_blocks) {
+        uint64_t first;
+        uint32_t run = slots_take(&s->slots, w->data_blocks - have, &first);
         check(run > 0);
-        for (uint32_t i = 0; i < run; i++)
-            w->slots[w->slots_count++] = first + i;
+        w->slots[w->slots_count++] = slots_run(first, run);
+        have += run;
     }
 }
 
-static void write_place_data(struct store *s, struct store_write *w, struct object *o)
+/* Its data, in order, to the blocks from `first` on that `only` has (NULL: to all). */
+static void write_place_data(struct store *s, struct store_write *w, struct layout *l,
+                             uint32_t first, const uint64_t *only)
 {
-    uint32_t n = 0;
+    uint32_t b = first, n = 0;
 
-    if (w->kind == STORE_WRITE) {
-        for (; n < w->data_blocks; n++)
-            write_free_slot(
-                s, w, object_set_block(s, o, w->offset / STORE_BLOCK + n, w->slots[n], w->crcs[n]));
-        return;
-    }
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
-        if (block_is_present(w->present, b)) {
-            write_free_slot(s, w, object_set_block(s, o, b, w->slots[n], w->crcs[n]));
-            n++;
-        } else {
-            write_clear(s, w, o, b, 1);
+    for (uint32_t i = 0; i < w->slots_count; i++) {
+        for (uint32_t k = 0; k < slots_count(w->slots[i]); k++, b++, n++) {
+            while (only != NULL && !bitmap_has(only, b))
+                b++;
+            write_free_slot(s, w, l->slots[b]);
+            l->slots[b] = slots_first(w->slots[i]) + k;
+            l->crcs[b] = w->crcs[n];
         }
     }
 }
@@ -167,9 +219,62 @@ static void write_add_dedups(struct store *s, struct store_write *w, struct obje
         dedup_add(s, o, &w->dedups[i])->deferred = false;
 }
 
-static void write_purge(struct store *s, struct store_write *w, struct object *o)
+/* ---- The prepared version ---- */
+
+static void write_commit(struct store *s, struct store_write *w, struct object *o, struct work *x)
 {
-    write_clear(s, w, o, 0, STORE_BLOCKS_MAX);
+    const struct prepared *p = x->prepared;
+    struct layout before, now;
+
+    object_read(o, &before);
+    prepared_read(o, p, &now);
+    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
+        if (before.slots[b] != now.slots[b])
+            write_free_slot(s, w, before.slots[b]);
+    }
+    o->version = p->version;
+    o->deleted = p->deleted;
+    object_write(s, o, &now);
+    prepared_free(s, o);
+}
+
+static void write_rollback(struct store *s, struct store_write *w, struct object *o, struct work *x)
+{
+    struct layout l;
+
+    if (x->prepared == NULL)
+        return;
+    prepared_changes(x->prepared, &l);
+    write_clear(s, w, &l, 0, STORE_BLOCKS_MAX);
+    prepared_free(s, o);
+}
+
+static void write_prepare(struct store *s, struct store_write *w, struct object *o, struct work *x)
+{
+    uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
+    struct layout l = {0};
+
+    if (x->prepared != NULL && x->prepared->version == w->version)
+        write_rollback(s, w, o, x);
+    else if (x->prepared != NULL)
+        write_commit(s, w, o, x);
+    bitmap_set(touched, w->offset / STORE_BLOCK, w->len / STORE_BLOCK);
+    write_place_data(s, w, &l, w->offset / STORE_BLOCK, NULL);
+    struct prepared *p = prepared_make(s, o, w->version, &l, touched);
+    p->clear = w->deleted;
+    p->deleted = w->deleted;
+}
+
+/* ---- All kinds ---- */
+
+static void write_purge(struct store *s, struct store_write *w, struct object *o, struct work *x)
+{
+    struct layout l;
+
+    write_rollback(s, w, o, x);
+    object_read(o, &l);
+    write_clear(s, w, &l, 0, STORE_BLOCKS_MAX);
+    object_write(s, o, &l);
     dedup_drop_above(s, o, 0, true);
     o->gone = true;
     o->full_needed = true;
@@ -177,62 +282,105 @@ static void write_purge(struct store *s, struct store_write *w, struct object *o
     o->deleted = true;
 }
 
-static void write_change_object(struct store *s, struct store_write *w, struct object *o)
+/* Whoever asks again was not answered: its request counts as never seen. */
+static void write_undo(struct store *s, struct store_write *w, struct object *o, struct work *x)
+{
+    write_rollback(s, w, o, x);
+    dedup_drop_version(s, o, w->version);
+    if (o->version == 0 && x->dedups_count == 0) /* it was never more than prepared */
+        write_purge(s, w, o, x);
+}
+
+static void write_step(struct store *s, struct store_write *w, struct object *o, struct work *x)
+{
+    if (w->kind == STORE_PREPARE)
+        write_prepare(s, w, o, x);
+    else if (w->is_void)
+        return;
+    else if (w->kind == STORE_COMMIT)
+        write_commit(s, w, o, x);
+    else
+        write_undo(s, w, o, x);
+}
+
+static void write_change_blocks(struct store *s, struct store_write *w, struct object *o)
+{
+    struct layout l;
+
+    object_read(o, &l);
+    switch (w->kind) {
+    case STORE_WRITE:
+        write_place_data(s, w, &l, w->offset / STORE_BLOCK, NULL);
+        break;
+    case STORE_ZERO:
+        write_clear(s, w, &l, w->offset / STORE_BLOCK, w->len / STORE_BLOCK);
+        break;
+    case STORE_DELETE:
+    case STORE_REPLACE:
+        write_clear(s, w, &l, 0, STORE_BLOCKS_MAX);
+        write_place_data(s, w, &l, 0, w->present);
+        break;
+    case STORE_DEDUP:
+    case STORE_PURGE:
+    case STORE_PREPARE:
+    case STORE_COMMIT:
+    case STORE_ROLLBACK:
+        never("changes no blocks of what is");
+    }
+    object_write(s, o, &l);
+    o->version = w->version;
+    o->deleted = w->kind == STORE_DELETE || (w->kind == STORE_REPLACE && w->deleted);
+}
+
+static void write_change_object(struct store *s, struct store_write *w, struct object *o,
+                                struct work *x)
 {
     bool was_gone = o->gone || o->trimmed;
 
     if (w->kind == STORE_PURGE) {
-        write_purge(s, w, o);
+        write_purge(s, w, o, x);
+        return;
+    }
+    if (was_gone && w->is_void) { /* it stays away: the record says so once more */
+        if (o->trimmed)
+            object_forget(o);
         return;
     }
     o->gone = false;
     o->trimmed = false;
     o->full_needed = o->full_needed || was_gone || w->kind == STORE_REPLACE;
-    switch (w->kind) {
-    case STORE_WRITE:
-        write_place_data(s, w, o);
-        break;
-    case STORE_ZERO:
-        write_clear(s, w, o, w->offset / STORE_BLOCK, w->len / STORE_BLOCK);
-        break;
-    case STORE_DELETE:
-        write_clear(s, w, o, 0, STORE_BLOCKS_MAX);
-        break;
-    case STORE_REPLACE:
-        write_place_data(s, w, o);
+    if (w->kind == STORE_REPLACE)
+        write_rollback(s, w, o, x);
+    if (write_is_step(w))
+        write_step(s, w, o, x);
+    else if (w->kind != STORE_DEDUP)
+        write_change_blocks(s, w, o);
+    if (w->kind == STORE_REPLACE)
         dedup_drop_above(s, o, w->dedup_above, false);
-        break;
-    case STORE_DEDUP:
-    case STORE_PURGE:
-        break;
-    }
-    if (w->kind != STORE_DEDUP) {
-        o->version = w->version;
-        o->deleted = w->kind == STORE_DELETE || (w->kind == STORE_REPLACE && w->deleted);
-    }
-    write_add_dedups(s, w, o, false);
+    if (!o->gone)
+        write_add_dedups(s, w, o, false);
 }
 
 /* ---- Data to the device ---- */
 
+/* One io for each run of slots. */
 static void write_submit(struct store *s, struct store_write *w)
 {
-    while (w->data_next < w->data_blocks) {
-        uint32_t i = w->data_next, run = 1;
-        while (i + run < w->data_blocks && w->slots[i + run] == w->slots[i] + run)
-            run++;
+    for (; w->slots_next < w->slots_count; w->slots_next++) {
+        struct store_slots run = w->slots[w->slots_next];
         struct io *io = io_get(s);
         if (io == NULL) {
             list_push(&s->starved, &w->flush_link);
             return;
         }
         io->write = w;
-        w->data_next += run;
         w->data_ops++;
-        s->counters.blocks_total += run;
+        s->counters.blocks_total += slots_count(run);
         loop_op_init(&io->op, io_write_done);
-        loop_write(s->loop, &io->op, s->file, (const uint8_t *)w->data + (size_t)i * STORE_BLOCK,
-                   (size_t)run * STORE_BLOCK, (uint64_t)w->slots[i] * STORE_BLOCK);
+        loop_write(s->loop, &io->op, s->file,
+                   (const uint8_t *)w->data + (size_t)w->data_next * STORE_BLOCK,
+                   (size_t)slots_count(run) * STORE_BLOCK, slots_first(run) * STORE_BLOCK);
+        w->data_next += slots_count(run);
     }
 }
 
@@ -265,33 +413,32 @@ void write_data_done(struct store_write *w)
 
 /* What comes with a full record of its own, or on top of one in flight, adds nothing to what a
  * restart may find below it. */
-static void write_count_dedups(const struct store_write *w, struct object *o)
+static void write_count_dedups(const struct store_write *w, struct work *x)
 {
     if (w->kind == STORE_REPLACE || w->kind == STORE_PURGE)
-        o->next_dedups = o->dedups_count;
+        x->next_dedups = x->dedups_count;
     else
-        o->next_dedups += write_dedups(w);
-    if (o->ring_dedups < o->next_dedups)
-        o->ring_dedups = o->next_dedups;
+        x->next_dedups += write_dedups(w);
+    if (x->ring_dedups < x->next_dedups)
+        x->ring_dedups = x->next_dedups;
 }
 
-static void write_apply(struct store *s, struct store_write *w)
+static void write_apply(struct store *s, struct store_write *w, struct object *o, struct work *x)
 {
-    struct object *o = w->object;
-
     w->state = WRITE_APPLIED;
     list_push(&s->writes, &w->link);
     s->writes_count++;
-    w->queued_bytes = write_record_bytes(w, o);
+    w->queued_bytes = write_record_bytes(s, w, o, x);
     s->queued_bytes += w->queued_bytes;
     write_take_slots(s, w);
-    write_change_object(s, w, o);
-    write_count_dedups(w, o);
+    write_change_object(s, w, o, x);
+    write_count_dedups(w, x);
     object_account(s, o);
-    list_push(&o->waiting, &w->object_link);
+    list_push(&x->waiting, &w->object_link);
+    x->steps_waiting += write_is_step(w) && !w->is_void;
     list_push(&s->queue, &w->queue_link);
     if (w->data_blocks > 0) {
-        list_push(&o->writing, &w->data_link);
+        list_push(&x->writing, &w->data_link);
         write_submit(s, w);
     } else {
         w->data_written = true;
@@ -303,14 +450,17 @@ static void write_apply(struct store *s, struct store_write *w)
 
 static void write_check(const struct store_write *w)
 {
-    check(w->done != NULL && w->kind >= STORE_WRITE && w->kind <= STORE_PURGE);
-    if (w->kind == STORE_WRITE || w->kind == STORE_ZERO) {
-        check(w->len > 0 && w->len % STORE_BLOCK == 0 && w->offset % STORE_BLOCK == 0);
+    check(w->done != NULL && w->kind >= STORE_WRITE && w->kind <= STORE_ROLLBACK);
+    if (w->kind == STORE_WRITE || w->kind == STORE_ZERO || w->kind == STORE_PREPARE) {
+        check(w->len > 0 || w->kind == STORE_PREPARE);
+        check(w->len % STORE_BLOCK == 0 && w->offset % STORE_BLOCK == 0);
         check(w->offset <= STORE_OBJECT_MAX && w->len <= STORE_OBJECT_MAX - w->offset);
         check(w->dedups_count == 0);
     } else if (w->kind != STORE_DELETE) {
         check(w->client == 0);
     }
+    check(w->kind != STORE_PREPARE || !w->deleted || w->len == 0);
+    check(!write_is_step(w) || w->version > 0);
     check(w->kind != STORE_REPLACE || !w->deleted || w->data_blocks == 0);
 }
 
@@ -330,56 +480,96 @@ static void write_init(struct store *s, struct store_write *w)
     w->data_ops = 0;
     w->queued_bytes = 0;
     w->slots_count = 0;
+    w->slots_next = 0;
     w->freed_count = 0;
+    w->is_void = false;
     w->data_written = false;
     w->data_durable = false;
 }
 
-static void write_defer(struct store *s, struct store_write *w, struct object *o)
+static void write_defer(struct store *s, struct store_write *w, struct object *o, struct work *x)
 {
     w->state = WRITE_DEFERRED;
-    o->deferred++;
+    x->deferred++;
     s->promised_slots += w->promised_slots;
     s->promised_bytes += w->promised_bytes;
-    o->promised_dedups += w->dedups_count;
-    o->gone_visible = w->kind == STORE_PURGE;
-    if (w->kind != STORE_DEDUP) {
+    x->promised_dedups += w->dedups_count;
+    if (!write_is_step(w)) {
         bool purged = w->kind == STORE_PURGE;
-        o->version_visible = purged ? 0 : w->version;
-        o->deleted_visible =
-            purged || w->kind == STORE_DELETE || (w->kind == STORE_REPLACE && w->deleted);
+        x->gone_visible = purged;
+        if (w->kind != STORE_DEDUP) {
+            x->version_visible = purged ? 0 : w->version;
+            x->deleted_visible =
+                purged || w->kind == STORE_DELETE || (w->kind == STORE_REPLACE && w->deleted);
+        }
     }
     write_add_dedups(s, w, o, true);
     list_push(&s->deferred, &w->link);
 }
 
 static bool write_must_wait(const struct store *s, const struct store_write *w,
-                            const struct object *o)
+                            const struct object *o, const struct work *x)
 {
-    return o->deferred > 0 || s->writes_count == STORE_WRITES_MAX ||
-           !write_has_ring_room(s, w, o) ||
+    return x->deferred > 0 || s->writes_count == STORE_WRITES_MAX ||
+           !write_has_ring_room(s, w, o, x) ||
            (w->data_blocks > 0 && (s->slots.free < w->data_blocks || !list_empty(&s->deferred)));
+}
+
+static void write_refuse(struct store *s, struct store_write *w, int result)
+{
+    w->result = result;
+    w->state = WRITE_FINISHED;
+    list_push(&s->finished, &w->link);
 }
 
 void store_write_start(struct store *s, struct store_write *w)
 {
+    struct object *o = object_find(s, &w->id);
+
     write_init(s, w);
     write_check(w);
     s->counters.writes_total++;
     store_wake(s);
 
-    w->result = write_admit(s, w, object_find(s, &w->id));
-    if (w->result != 0) {
-        w->state = WRITE_FINISHED;
-        list_push(&s->finished, &w->link);
+    int result = write_admit(s, w, o);
+    if (result != 0 || (o == NULL && (w->kind == STORE_COMMIT || w->kind == STORE_ROLLBACK))) {
+        write_refuse(s, w, result == 0 && w->kind == STORE_COMMIT ? -ENOENT : result);
         return;
     }
-    struct object *o = object_get(s, &w->id, w->pg);
+    o = object_get(s, &w->id, w->pg);
+    struct work *x = object_work_make(s, o);
     w->object = o;
-    if (write_must_wait(s, w, o))
-        write_defer(s, w, o);
-    else
-        write_apply(s, w);
+    if (write_must_wait(s, w, o, x)) {
+        write_defer(s, w, o, x);
+        return;
+    }
+    result = write_order(w, o, x);
+    if (result == 0) {
+        write_apply(s, w, o, x);
+        return;
+    }
+    object_rest(s, o);
+    write_refuse(s, w, result);
+}
+
+/* Its turn has come. */
+static void write_undefer(struct store *s, struct store_write *w, struct object *o, struct work *x)
+{
+    list_remove(&w->link);
+    x->deferred--;
+    s->promised_slots -= w->promised_slots;
+    s->promised_bytes -= w->promised_bytes;
+    x->promised_dedups -= w->dedups_count;
+    int result = write_order(w, o, x);
+    if (result == 0) {
+        write_apply(s, w, o, x);
+        return;
+    }
+    if (w->client != 0)
+        dedup_undo(s, o, w->client, w->seq);
+    object_account(s, o);
+    object_rest(s, o);
+    write_refuse(s, w, result);
 }
 
 /* In order; each finds its slots once those that wait have returned, and its room in the ring once
@@ -390,18 +580,14 @@ void writes_run_deferred(struct store *s)
     while (!list_empty(&s->deferred)) {
         struct store_write *w = container_of(s->deferred.next, struct store_write, link);
         struct object *o = w->object;
+        struct work *x = object_work(s, o);
         if (s->writes_count == STORE_WRITES_MAX || s->slots.free < w->data_blocks)
             return;
-        if (!write_has_ring_room(s, w, o)) {
+        if (!write_has_ring_room(s, w, o, x)) {
             s->deferred_blocked = true;
             return;
         }
-        list_remove(&w->link);
-        o->deferred--;
-        s->promised_slots -= w->promised_slots;
-        s->promised_bytes -= w->promised_bytes;
-        o->promised_dedups -= w->dedups_count;
-        write_apply(s, w);
+        write_undefer(s, w, o, x);
     }
 }
 

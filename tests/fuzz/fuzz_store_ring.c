@@ -79,27 +79,27 @@ static uint64_t take_u64(const uint8_t **data, size_t *size)
 }
 
 /* Payload of a block: records made of the input, in pieces that fit; or the input as it is. */
-static uint32_t block_fill(uint8_t *block, uint64_t *seq, const uint8_t **data, size_t *size)
+static void block_fill(uint8_t *block, struct block_head *h, uint64_t *seq, const uint8_t **data,
+                       size_t *size)
 {
-    uint32_t used = 0;
     uint64_t control = take_u64(data, size);
     size_t len = control >> 8 & 0xfff;
 
     len = len < *size ? len : *size;
     if (len == 0)
-        return 0;
+        return;
     if (control % 4 == 0) {
         len = len < BLOCK_PAYLOAD ? len & ~(size_t)7 : BLOCK_PAYLOAD;
         memcpy(block + BLOCK_HEADER, *data, len);
-        used = (uint32_t)len;
+        h->record = *seq + 1;
+        h->used = (uint32_t)len;
     } else {
         uint32_t part = (uint32_t)len < BLOCK_ROOM ? (uint32_t)len : BLOCK_ROOM;
         struct piece p = {.seq = ++*seq, .total = part, .len = part, .bytes = *data};
-        piece_put(block, &used, &p);
+        piece_put(block, h, &p);
     }
     *data += len;
     *size -= len;
-    return used;
 }
 
 static void world_put_log(struct world *w, const uint8_t *data, size_t size)
@@ -127,7 +127,7 @@ static void world_put_log(struct world *w, const uint8_t *data, size_t size)
             .durable = (control >> 24) % (i + 2),
         };
         memset(block, 0, STORE_BLOCK);
-        h.used = block_fill(block, &seq, &data, &size);
+        block_fill(block, &h, &seq, &data, &size);
         block_seal(block, &h);
         head = h;
         check(loop_write_now(file, block, STORE_BLOCK, (1 + h.seq) * STORE_BLOCK) == STORE_BLOCK);

@@ -625,7 +625,11 @@ bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint3
         return false;
     struct store_id id = {n->osd_object->map->images[0].id, offset / object_size};
     const struct object *o = find_settled(n, &id);
-    if (o == NULL || block >= o->blocks_capacity || o->blocks[block].slot == 0)
+    struct layout l;
+    if (o == NULL)
+        return false;
+    object_read(o, &l);
+    if (l.slots[block] == 0)
         return false;
     bool elsewhere = false;
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
@@ -633,5 +637,5 @@ bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint3
         elsewhere = elsewhere || (other != NULL && other->version == o->version);
     }
     return elsewhere && sim_disk_flip(n->host, store_path,
-                                      8ull * STORE_BLOCK * o->blocks[block].slot + bit) == 0;
+                                      8ull * STORE_BLOCK * l.slots[block] + bit) == 0;
 }

@@ -110,6 +110,7 @@ uint32_t store_list(struct store *s, uint64_t pg, uint64_t above, struct store_c
                     struct store_object *out, uint32_t out_max)
 {
     (void)out_max;
+    cursor->ended = true;
     if (cursor->started || world->version <= above)
         return 0;
     cursor->started = true;

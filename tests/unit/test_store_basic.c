@@ -430,7 +430,11 @@ static void a_read_waits_for_data_that_is_on_its_way(void **state)
 
 static uint64_t slot_of(struct world *w, uint64_t object, uint32_t block)
 {
-    return object_find(w->store, &(struct store_id){1, object})->blocks[block].slot;
+    const struct object *o = object_find(w->store, &(struct store_id){1, object});
+    struct layout l;
+
+    object_read(o, &l);
+    return l.slots[block];
 }
 
 static void a_flipped_bit_is_named_and_never_returned(void **state)

@@ -173,7 +173,9 @@ static void rot_in_old_data_does_not_drop_its_record_at_a_start(void **state)
     assert_int_equal(world_write(&w, 5, 1, 0, 2, 100), 0);
     world_settle(&w);
     assert_int_equal(world_write(&w, 5, 2, 1, 1, 200), 0);
-    uint64_t slot = object_find(w.store, &(struct store_id){1, 5})->blocks[0].slot;
+    struct layout l;
+    object_read(object_find(w.store, &(struct store_id){1, 5}), &l);
+    uint64_t slot = l.slots[0];
     assert_int_equal(sim_disk_flip(w.host, WORLD_PATH, slot * STORE_BLOCK * 8), 0);
     assert_int_equal(world_restart(&w, true), 0);
     assert_int_equal(world_read(&w, 5, 0, &value), -EBADMSG);
@@ -215,7 +217,7 @@ static void a_start_cut_off_between_two_blocks_of_drops_revives_nothing(void **s
     world_settle(&w);
     crowd_write(&w, ops);
     for (uint32_t i = 0; i < CROWD; i++)
-        slots[i] = ops[i]->w.slots[0];
+        slots[i] = slots_first(ops[i]->w.slots[0]);
     assert_true(w.store->mark_durable < w.store->seq_last - CROWD);
     uint64_t head = w.store->head;
     world_crash(&w, true);

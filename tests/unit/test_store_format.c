@@ -39,7 +39,7 @@ static void super_seal(uint8_t *block)
 
 static void a_superblock_lies_there_byte_by_byte(void **state)
 {
-    static const uint8_t head[] = {'S', 'K', 'E', 'R', 'R', 'Y', 'S', 'T', 1, 0, 0, 0, 2, 0, 0, 0};
+    static const uint8_t head[] = {'S', 'K', 'E', 'R', 'R', 'Y', 'S', 'T', 2, 0, 0, 0, 2, 0, 0, 0};
     static const uint8_t tail[] = {
         4,    3,    2,    1,    0,    0,    2,    0,    /* osd, object_size */
         0,    0x40, 0,    0,    0,    0,    0,    0,    /* blocks */
@@ -98,14 +98,14 @@ static int super_with(uint32_t at, uint64_t value, bool wide)
 static void a_superblock_keeps_every_rule(void **state)
 {
     (void)state;
-    assert_int_equal(super_with(8, 2, false), -ENOTSUP);
-    assert_int_equal(super_with(8, 0, false), -EINVAL);
+    assert_int_equal(super_with(8, 3, false), -ENOTSUP);
+    assert_int_equal(super_with(8, 1, false), -EINVAL);
     assert_int_equal(super_with(12, 3, false), -EINVAL);
     assert_int_equal(super_with(52, 0, false), -EINVAL);
     assert_int_equal(super_with(52, STORE_OBJECT_MAX, false), 0);
     assert_int_equal(super_with(52, STORE_OBJECT_MAX + 1, false), -EINVAL);
-    assert_int_equal(super_with(56, UINT32_MAX, true), 0);
-    assert_int_equal(super_with(56, (uint64_t)UINT32_MAX + 1, true), -EINVAL);
+    assert_int_equal(super_with(56, STORE_SLOTS_MAX, true), 0);
+    assert_int_equal(super_with(56, STORE_SLOTS_MAX + 1, true), -EINVAL);
     assert_int_equal(super_with(64, 2, true), -EINVAL);
     assert_int_equal(super_with(72, RING_BLOCKS_MIN, true), 0);
     assert_int_equal(super_with(72, RING_BLOCKS_MIN - 1, true), -EINVAL);
@@ -125,29 +125,35 @@ static struct block_head any_block(void)
         .mark = 77,
         .tail = 900,
         .durable = 998,
-        .used = 24,
+        .record = 5,
+        .scrub_at = 0x0a0b0c0d0e,
+        .scrub_since = 0x77665544,
+        .used = 16,
     };
 }
 
 static void block_reseal(uint8_t *block)
 {
-    put_u32(block + 60, crc32c(crc32c(0, block, 60), block + 64, 4032));
+    put_u32(block + 84, crc32c(crc32c(0, block, 84), block + 88, 4008));
 }
 
 static void a_ring_block_lies_there_byte_by_byte(void **state)
 {
     static const uint8_t expected[] = {
-        'S',  'K',  'R',  'B',  1,    0,    0,    0,    /* version */
+        'S',  'K',  'R',  'B',  2,    0,    0,    0,    /* version */
         0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, /* nonce */
         0xe8, 3,    0,    0,    0,    0,    0,    0,    /* seq */
         3,    0,    0,    0,    0xfe, 0xca, 0,    0,    /* boot, crc of the one before */
         77,   0,    0,    0,    0,    0,    0,    0,    /* mark */
         0x84, 3,    0,    0,    0,    0,    0,    0,    /* tail */
         0xe6, 3,    0,    0,    0,    0,    0,    0,    /* durable */
-        24,   0,    0,    0,                            /* used */
+        5,    0,    0,    0,    0,    0,    0,    0,    /* record */
+        0x0e, 0x0d, 0x0c, 0x0b, 0x0a, 0,    0,    0,    /* scrub: how far */
+        0x44, 0x55, 0x66, 0x77, 16,   0,    0,    0,    /* … since when; used */
+        0,    0,    0,    0,
     };
     static const uint8_t piece[] = {
-        5, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 3, 0, 3, 0, 'a', 'b', 'c', 0, 0, 0, 0, 0,
+        3, 0, 0, 0, 3, 0, 3, 0, 'a', 'b', 'c', 0, 0, 0, 0, 0,
     };
     struct block_head h = any_block(), out;
     struct piece p = {.seq = 5, .total = 3, .len = 3, .bytes = (const uint8_t *)"abc"};
@@ -156,15 +162,16 @@ static void a_ring_block_lies_there_byte_by_byte(void **state)
 
     memset(block, 0xee, sizeof(block));
     h.used = 0;
-    piece_put(block, &h.used, &p);
+    h.record = 0;
+    piece_put(block, &h, &p);
     block_seal(block, &h);
     assert_memory_equal(block, expected, sizeof(expected));
-    assert_memory_equal(block + 64, piece, sizeof(piece));
-    for (uint32_t i = 64 + sizeof(piece); i < STORE_BLOCK; i++)
+    assert_memory_equal(block + 88, piece, sizeof(piece));
+    for (uint32_t i = 88 + sizeof(piece); i < STORE_BLOCK; i++)
         assert_int_equal(block[i], 0);
-    assert_int_equal(get_u32(block + 60), h.crc);
+    assert_int_equal(get_u32(block + 84), h.crc);
     assert_int_equal(block_open(block, h.nonce, &out), 0);
-    assert_memory_equal(&out, &h, sizeof(h));
+    assert_memory_equal(&out, &h, offsetof(struct block_head, crc) + sizeof(h.crc));
     assert_int_equal(block_open(block, h.nonce + 1, &out), -EINVAL);
     for (uint32_t i = 0; i < STORE_BLOCK; i++) {
         block[i] ^= 4;
@@ -190,17 +197,17 @@ static int block_with(uint32_t at, uint64_t value, bool wide)
 static void a_ring_block_keeps_every_rule(void **state)
 {
     (void)state;
-    assert_int_equal(block_with(4, 2, false), -ENOTSUP);
-    assert_int_equal(block_with(4, 0, false), -EINVAL);
+    assert_int_equal(block_with(4, 3, false), -ENOTSUP);
+    assert_int_equal(block_with(4, 1, false), -EINVAL);
     assert_int_equal(block_with(16, 0, true), -EINVAL);
     assert_int_equal(block_with(40, 0, true), -EINVAL);
     assert_int_equal(block_with(40, 1000, true), 0);
     assert_int_equal(block_with(40, 1001, true), -EINVAL);
     assert_int_equal(block_with(48, 999, true), 0);
     assert_int_equal(block_with(48, 1000, true), -EINVAL);
-    assert_int_equal(block_with(56, BLOCK_PAYLOAD, false), 0);
-    assert_int_equal(block_with(56, BLOCK_PAYLOAD + 8, false), -EINVAL);
-    assert_int_equal(block_with(56, 28, false), -EINVAL);
+    assert_int_equal(block_with(76, BLOCK_PAYLOAD, false), 0);
+    assert_int_equal(block_with(76, BLOCK_PAYLOAD + 8, false), -EINVAL);
+    assert_int_equal(block_with(76, 28, false), -EINVAL);
 }
 
 /* ---- Pieces ---- */
@@ -210,62 +217,71 @@ static void pieces_come_back_in_order_and_know_their_place(void **state)
     uint8_t block[STORE_BLOCK] = {0}, bytes[64] = {1, 2, 3};
     struct block_head h = any_block();
     struct piece out;
-    uint32_t at = 0;
+    struct piece_at at = {0};
     (void)state;
 
     h.used = 0;
-    piece_put(block, &h.used,
+    piece_put(block, &h,
               &(struct piece){.seq = 1, .total = 9, .offset = 8, .len = 1, .bytes = bytes});
-    piece_put(block, &h.used,
-              &(struct piece){.seq = 2, .total = 64, .offset = 0, .len = 64, .bytes = bytes});
-    piece_put(block, &h.used,
-              &(struct piece){.seq = 3, .total = 5000, .offset = 0, .len = 40, .bytes = bytes});
-    piece_put(block, &h.used,
-              &(struct piece){.seq = 3, .total = 5000, .offset = 40, .len = 40, .bytes = bytes});
-    assert_int_equal(h.used, 24 + 80 + 56 + 56);
+    piece_put(block, &h, &(struct piece){.seq = 2, .total = 64, .len = 64, .bytes = bytes});
+    piece_put(block, &h, &(struct piece){.seq = 3, .total = 5000, .len = 40, .bytes = bytes});
+    assert_int_equal(h.used, 16 + 72 + 48);
+    assert_int_equal(h.record, 1);
     assert_int_equal(piece_next(block, &h, &at, &out), 1);
     assert_true(out.seq == 1 && out.total == 9 && out.offset == 8 && out.len == 1);
     assert_int_equal(piece_next(block, &h, &at, &out), 1);
     assert_true(out.seq == 2 && out.total == 64 && out.offset == 0 && out.len == 64);
     assert_memory_equal(out.bytes, bytes, 64);
     assert_int_equal(piece_next(block, &h, &at, &out), 1);
-    assert_true(out.offset == 0 && out.total == 5000);
-    assert_int_equal(piece_next(block, &h, &at, &out), 1);
-    assert_int_equal(out.offset, 1); /* somewhere */
+    assert_true(out.seq == 3 && out.offset == 0 && out.total == 5000);
     assert_int_equal(piece_next(block, &h, &at, &out), 0);
+
+    h.used = 0;
+    at = (struct piece_at){0};
+    piece_put(block, &h,
+              &(struct piece){.seq = 3, .total = 5000, .offset = 40, .len = 40, .bytes = bytes});
+    assert_int_equal(piece_next(block, &h, &at, &out), 1);
+    assert_true(out.seq == 3 && out.offset == 1); /* somewhere */
 }
 
+/* The second piece of a block whose first one is fine. */
 static int piece_with(uint32_t total, uint16_t len, uint16_t flags, uint32_t used)
 {
     uint8_t block[STORE_BLOCK] = {0};
-    struct block_head h = {.used = used};
+    struct block_head h = {.record = 1};
     struct piece out;
-    uint32_t at = 0;
+    struct piece_at at = {0};
 
-    put_u32(block + 64 + 8, total);
-    put_u16(block + 64 + 12, len);
-    put_u16(block + 64 + 14, flags);
+    piece_put(block, &h, &(struct piece){.seq = 1, .total = 1, .len = 1, .bytes = block});
+    h.used = 16 + used;
+    put_u32(block + 88 + 16, total);
+    put_u16(block + 88 + 16 + 4, len);
+    put_u16(block + 88 + 16 + 6, flags);
+    assert_int_equal(piece_next(block, &h, &at, &out), 1);
     return piece_next(block, &h, &at, &out);
 }
 
 static void a_piece_keeps_every_rule(void **state)
 {
     (void)state;
-    assert_int_equal(piece_with(8, 8, 3, 24), 1);
-    assert_int_equal(piece_with(8, 0, 3, 24), -EBADMSG);
-    assert_int_equal(piece_with(8, 8, 3, 8), -EBADMSG);   /* no room for its header */
-    assert_int_equal(piece_with(9, 9, 3, 24), -EBADMSG);  /* nor for its bytes */
-    assert_int_equal(piece_with(7, 8, 3, 24), -EBADMSG);  /* longer than the record */
-    assert_int_equal(piece_with(8, 8, 1, 24), -EBADMSG);  /* all of it, and not the last */
-    assert_int_equal(piece_with(16, 8, 3, 24), -EBADMSG); /* first and last, and not all */
-    assert_int_equal(piece_with(16, 8, 4, 24), -EBADMSG); /* unknown flag */
-    assert_int_equal(piece_with(RECORD_BYTES_MAX, 8, 1, 24), 1);
-    assert_int_equal(piece_with(RECORD_BYTES_MAX + 1, 8, 1, 24), -EBADMSG);
-    assert_int_equal(piece_with(5000, BLOCK_ROOM, 0, BLOCK_PAYLOAD), 1);
-    assert_int_equal(piece_with(5000, BLOCK_ROOM + 1, 0, BLOCK_PAYLOAD), -EBADMSG);
+    assert_int_equal(piece_with(8, 8, 3, 16), 1);
+    assert_int_equal(piece_with(8, 0, 3, 16), -EBADMSG);
+    assert_int_equal(piece_with(8, 8, 3, 4), -EBADMSG);   /* no room for its header */
+    assert_int_equal(piece_with(9, 9, 3, 16), -EBADMSG);  /* nor for its bytes */
+    assert_int_equal(piece_with(7, 8, 3, 16), -EBADMSG);  /* longer than the record */
+    assert_int_equal(piece_with(8, 8, 1, 16), -EBADMSG);  /* all of it, and not the last */
+    assert_int_equal(piece_with(16, 8, 3, 16), -EBADMSG); /* first and last, and not all */
+    assert_int_equal(piece_with(16, 8, 4, 16), -EBADMSG); /* unknown flag */
+    assert_int_equal(piece_with(16, 8, 2, 16), -EBADMSG); /* goes on with another block's record */
+    assert_int_equal(piece_with(RECORD_BYTES_MAX, 8, 1, 16), 1);
+    assert_int_equal(piece_with(RECORD_BYTES_MAX + 1, 8, 1, 16), -EBADMSG);
+    assert_int_equal(piece_with(5000, BLOCK_ROOM - 16, 1, BLOCK_PAYLOAD - 16), 1);
+    assert_int_equal(piece_with(5000, BLOCK_ROOM + 1, 1, BLOCK_PAYLOAD - 16), -EBADMSG);
 }
 
 /* ---- Records ---- */
+
+#define ANY_SLOT 0x123456789aull
 
 static uint32_t any_record(uint8_t *buf)
 {
@@ -280,32 +296,32 @@ static uint32_t any_record(uint8_t *buf)
         .version = 0x0708,
     };
 
-    record_run_put(buf, 0, &(struct record_run){1, 2, 1000, true});
-    record_run_put(buf, 1, &(struct record_run){3, 4, 0, false});
-    record_run_put(buf, 2, &(struct record_run){255, 1, 0x12345678, false});
+    record_run_put(buf, 0, &(struct record_run){1, 2, 1000, true, false});
+    record_run_put(buf, 1, &(struct record_run){3, 4, 0, false, false});
+    record_run_put(buf, 2, &(struct record_run){255, 1, ANY_SLOT, false, false});
     record_head_encode(buf, &h);
     for (uint32_t i = 0; i < 3; i++)
         record_crc_put(buf, &h, i, 0xa0 + i);
     record_dedup_put(buf, &h, 0, &(struct store_dedup){9, 10, 11});
-    return record_size(3, 3, 1);
+    return record_size(3, 3, 1, false);
 }
 
 static void a_record_lies_there_byte_by_byte(void **state)
 {
     static const uint8_t expected[] = {
-        2,    2, 3, 0,    3,    0,    1,    0,    /* kind, flags, counts */
-        2,    1, 0, 0,    0,    0,    0,    0,    /* image */
-        4,    3, 0, 0,    0,    0,    0,    0,    /* object */
-        6,    5, 0, 0,    0,    0,    0,    0,    /* pg */
-        8,    7, 0, 0,    0,    0,    0,    0,    /* version */
-        1,    0, 2, 0x80, 0xe8, 3,    0,    0,    /* settled run */
-        3,    0, 4, 0,    0,    0,    0,    0,    /* holes */
-        255,  0, 1, 0,    0x78, 0x56, 0x34, 0x12, /* run */
-        0xa0, 0, 0, 0,    0xa1, 0,    0,    0,    /* crcs */
-        0xa2, 0, 0, 0,    0,    0,    0,    0,    /* and their padding */
-        9,    0, 0, 0,    0,    0,    0,    0,    /* dedup */
-        10,   0, 0, 0,    0,    0,    0,    0,    /* … seq */
-        11,   0, 0, 0,    0,    0,    0,    0,    /* … version */
+        2,    2, 3,    0,    3,    0,    1,    0,    /* kind, flags, counts */
+        2,    1, 0,    0,    0,    0,    0,    0,    /* image */
+        4,    3, 0,    0,    0,    0,    0,    0,    /* object */
+        6,    5, 0,    0,    0,    0,    0,    0,    /* pg */
+        8,    7, 0,    0,    0,    0,    0,    0,    /* version */
+        1,    1, 0xe8, 3,    0,    0,    0,    0x80, /* settled run */
+        3,    3, 0,    0,    0,    0,    0,    0,    /* holes */
+        255,  0, 0x9a, 0x78, 0x56, 0x34, 0x12, 0,    /* run */
+        0xa0, 0, 0,    0,    0xa1, 0,    0,    0,    /* crcs */
+        0xa2, 0, 0,    0,    0,    0,    0,    0,    /* and their padding */
+        9,    0, 0,    0,    0,    0,    0,    0,    /* dedup */
+        10,   0, 0,    0,    0,    0,    0,    0,    /* … seq */
+        11,   0, 0,    0,    0,    0,    0,    0,    /* … version */
     };
     uint8_t buf[256];
     struct record_head h;
@@ -317,7 +333,7 @@ static void a_record_lies_there_byte_by_byte(void **state)
     uint32_t len = any_record(buf);
     assert_int_equal(len, sizeof(expected));
     assert_memory_equal(buf, expected, len);
-    assert_int_equal(record_decode(buf, len, UINT32_MAX, &h), 0);
+    assert_int_equal(record_decode(buf, len, STORE_SLOTS_MAX, &h), 0);
     assert_int_equal(h.kind, RECORD_DELTA);
     assert_true(h.id.image == 0x0102 && h.id.object == 0x0304 && h.pg == 0x0506);
     assert_int_equal(h.version, 0x0708);
@@ -335,7 +351,7 @@ static int record_with(uint32_t at, uint8_t value)
     uint32_t len = any_record(buf);
 
     buf[at] = value;
-    return record_decode(buf, len, UINT32_MAX, &h);
+    return record_decode(buf, len, STORE_SLOTS_MAX, &h);
 }
 
 static void a_record_keeps_every_rule(void **state)
@@ -345,23 +361,74 @@ static void a_record_keeps_every_rule(void **state)
     uint32_t len = any_record(buf);
     (void)state;
 
-    assert_int_equal(record_decode(buf, len - 8, UINT32_MAX, &h), -EBADMSG);
-    assert_int_equal(record_decode(buf, 39, UINT32_MAX, &h), -EBADMSG);
-    assert_int_equal(record_decode(buf, len, 0x12345678, &h), -EBADMSG); /* beyond the device */
-    assert_int_equal(record_decode(buf, len, 0x12345679, &h), 0);
+    assert_int_equal(record_decode(buf, len - 8, STORE_SLOTS_MAX, &h), -EBADMSG);
+    assert_int_equal(record_decode(buf, 39, STORE_SLOTS_MAX, &h), -EBADMSG);
+    assert_int_equal(record_decode(buf, len, ANY_SLOT, &h), -EBADMSG); /* beyond the device */
+    assert_int_equal(record_decode(buf, len, ANY_SLOT + 1, &h), 0);
     assert_int_equal(record_with(0, 0), -EBADMSG);
     assert_int_equal(record_with(0, RECORD_FULL), -EBADMSG);  /* has holes, and CLEAR */
     assert_int_equal(record_with(0, RECORD_PURGE), -EBADMSG); /* has anything */
     assert_int_equal(record_with(0, RECORD_DROPS), -EBADMSG);
-    assert_int_equal(record_with(1, 8), -EBADMSG);
+    assert_int_equal(record_with(1, 0x80), -EBADMSG);
     assert_int_equal(record_with(1, 7), 0);
+    assert_int_equal(record_with(1, RECORD_PREPARE), 0);
+    assert_int_equal(record_with(1, RECORD_PREPARE | RECORD_KEEP), -EBADMSG);
+    assert_int_equal(record_with(1, RECORD_PREPARE | RECORD_COMMIT), -EBADMSG);
+    assert_int_equal(record_with(1, RECORD_COMMIT), -EBADMSG); /* has runs */
+    assert_int_equal(record_with(1, RECORD_BOTH), -EBADMSG);   /* no full one */
     assert_int_equal(record_with(2, 2), -EBADMSG);
     assert_int_equal(record_with(4, 4), -EBADMSG);     /* as long, and one crc too many */
     assert_int_equal(record_with(48, 2), -EBADMSG);    /* runs overlap */
-    assert_int_equal(record_with(50, 0), -EBADMSG);    /* an empty run */
-    assert_int_equal(record_with(51, 0x80), -EBADMSG); /* settled holes */
-    assert_int_equal(record_with(58, 2), -EBADMSG);    /* beyond the object */
-    assert_int_equal(record_with(42, 3), -EBADMSG);    /* more blocks than crcs */
+    assert_int_equal(record_with(55, 0x80), -EBADMSG); /* settled holes */
+    assert_int_equal(record_with(63, 0x40), -EBADMSG); /* prepared, in a delta */
+    assert_int_equal(record_with(57, 1), -EBADMSG);    /* beyond the object */
+    assert_int_equal(record_with(41, 2), -EBADMSG);    /* more blocks than crcs */
+}
+
+/* What is in block 0; prepared: a hole there, and data in block 1. */
+static uint32_t both_record(uint8_t *buf, bool prepared_first, uint64_t version)
+{
+    struct record_head h = {
+        .kind = RECORD_FULL,
+        .flags = RECORD_BOTH,
+        .runs_count = 3,
+        .crcs_count = 2,
+        .id = {1, 2},
+        .version = 5,
+    };
+    uint32_t at = prepared_first ? 2 : 0;
+
+    record_run_put(buf, at, &(struct record_run){0, 1, 1000, true, false});
+    record_run_put(buf, prepared_first ? 0 : 1, &(struct record_run){0, 1, 0, false, true});
+    record_run_put(buf, prepared_first ? 1 : 2, &(struct record_run){1, 1, 1001, false, true});
+    record_head_encode(buf, &h);
+    record_crc_put(buf, &h, 0, 1);
+    record_crc_put(buf, &h, 1, 2);
+    record_prepared_put(buf, &h, &(struct record_prepared){version, false, true});
+    return record_size(3, 2, 0, true);
+}
+
+static void a_full_record_may_have_a_prepared_part(void **state)
+{
+    uint8_t buf[256];
+    struct record_head h;
+    struct record_prepared p;
+    uint32_t len = both_record(buf, false, 6);
+    (void)state;
+
+    assert_int_equal(record_decode(buf, len, 2000, &h), 0);
+    record_prepared_get(buf, &h, &p);
+    assert_true(p.version == 6 && !p.clear && p.deleted);
+    assert_int_equal(record_decode(buf, len - 16, 2000, &h), -EBADMSG);
+    buf[1] = 0; /* as long, and nothing says that there is one */
+    assert_int_equal(record_decode(buf, len, 2000, &h), -EBADMSG);
+    len = both_record(buf, true, 6);
+    assert_int_equal(record_decode(buf, len, 2000, &h), -EBADMSG);
+    len = both_record(buf, false, 0);
+    assert_int_equal(record_decode(buf, len, 2000, &h), -EBADMSG);
+    len = both_record(buf, false, 6);
+    buf[len - 8] = 4;
+    assert_int_equal(record_decode(buf, len, 2000, &h), -EBADMSG);
 }
 
 static void a_purge_is_its_header(void **state)
@@ -410,6 +477,7 @@ int main(void)
         cmocka_unit_test(a_piece_keeps_every_rule),
         cmocka_unit_test(a_record_lies_there_byte_by_byte),
         cmocka_unit_test(a_record_keeps_every_rule),
+        cmocka_unit_test(a_full_record_may_have_a_prepared_part),
         cmocka_unit_test(a_purge_is_its_header),
         cmocka_unit_test(drops_name_records),
     };

@@ -31,10 +31,19 @@ struct group {
     uint32_t count;
 };
 
+/* One more version, on top of what is. */
+struct pending {
+    uint64_t version; /* 0: none */
+    bool clear;       /* it is a tombstone */
+    uint64_t touched; /* blocks */
+    uint64_t values[BLOCKS];
+};
+
 struct state {
     bool there, deleted;
     uint64_t version;
     uint64_t values[BLOCKS]; /* 0: a hole */
+    struct pending pending;
     struct group groups[GROUPS];
     uint32_t groups_count;
 };
@@ -52,6 +61,7 @@ struct slot {
     bool busy, reading;
     uint32_t object, state; /* write: the state it makes; read: the last acked when it began */
     uint64_t started;
+    int expected; /* not 0: it is refused, and changes nothing */
     struct store_dedup *dedups;
 };
 
@@ -104,7 +114,8 @@ static struct state *model_push(struct model *m)
 /* A tombstone that may be forgotten. */
 static bool state_is_trimmable(const struct life *l, const struct model *m, const struct state *s)
 {
-    return s->there && s->deleted && s->version <= l->trimmed[m->id.object % 2];
+    return s->there && s->deleted && s->pending.version == 0 &&
+           s->version <= l->trimmed[m->id.object % 2];
 }
 
 /* Records below the floor may be there or not. */
@@ -137,6 +148,36 @@ static void state_drop_above(struct state *s, uint64_t above)
             s->groups[n++] = s->groups[i];
     }
     s->groups_count = n;
+}
+
+/* Its request was not answered: as if it had never come. */
+static void state_drop_version(struct state *s, uint64_t version)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < s->groups_count; i++) {
+        if (s->groups[i].version != version)
+            s->groups[n++] = s->groups[i];
+    }
+    s->groups_count = n;
+}
+
+static uint64_t pending_value(const struct state *s, uint32_t block)
+{
+    const struct pending *p = &s->pending;
+
+    if (p->version == 0)
+        return 0;
+    return (p->touched >> block & 1) != 0 ? p->values[block] : p->clear ? 0 : s->values[block];
+}
+
+static void state_commit(struct state *s)
+{
+    for (uint32_t b = 0; b < BLOCKS; b++)
+        s->values[b] = pending_value(s, b);
+    s->version = s->pending.version;
+    s->deleted = s->pending.clear;
+    s->pending = (struct pending){0};
 }
 
 /* ---- Is the object in this state? ---- */
@@ -197,6 +238,8 @@ static bool state_matches(struct life *l, const struct model *m, const struct st
         return !s->there || state_is_trimmable(l, m, s);
     if (!s->there || o.version != s->version || o.deleted != s->deleted || o.pg != m->id.object % 2)
         return false;
+    if (with_content && o.prepared != s->pending.version)
+        return false;
     return !with_content || (blocks_match(l, m, s, &o) && dedups_match(l, m, s));
 }
 
@@ -205,8 +248,9 @@ static uint64_t model_live_blocks(struct life *l)
     uint64_t blocks = 0;
 
     for (uint32_t i = 0; i < OBJECTS; i++) {
+        const struct state *s = model_newest(&l->models[i]);
         for (uint32_t b = 0; b < BLOCKS; b++)
-            blocks += model_newest(&l->models[i])->values[b] != 0;
+            blocks += (uint64_t)(s->values[b] != 0) + (s->pending.values[b] != 0);
     }
     return blocks;
 }
@@ -220,10 +264,10 @@ static void life_on_written(struct store_write *w)
     struct model *m = &l->models[s->object];
 
     s->busy = false;
-    if (w->result == -ENOSPC)
+    if (w->result == -ENOSPC || (w->result == s->expected && s->expected != 0))
         return;
     if (w->result != 0)
-        fault(l, "write of object %u: %d", s->object, w->result);
+        fault(l, "write of object %u (kind %u): %d", s->object, w->kind, w->result);
     if (s->state <= m->acked && m->acked != 0)
         fault(l, "object %u: state %u acked after state %u", s->object, s->state, m->acked);
     m->acked = s->state;
@@ -324,18 +368,103 @@ static void slot_client(struct life *l, struct slot *s, struct state *state)
     state->groups[state->groups_count++] = (struct group){w->client, w->seq, w->version, 1};
 }
 
+/* ---- Steps of erasure coding ---- */
+
+static void slot_prepare(struct life *l, struct slot *s, struct state *state)
+{
+    struct store_write *w = &s->op->w;
+    struct pending *p = &state->pending;
+    uint32_t first = (uint32_t)prng_below(l->p, BLOCKS);
+    uint32_t count = prng_chance(l->p, 1, 6) ? 0 : 1 + (uint32_t)prng_below(l->p, BLOCKS - first);
+    bool again = p->version != 0 && prng_chance(l->p, 1, 4);
+
+    if (again)
+        w->version = p->version;
+    else if (p->version != 0)
+        state_commit(state);
+    if (again && p->version > 1 && prng_chance(l->p, 1, 8)) { /* not above what is: refused */
+        w->version = state->version == 0 ? 1 : state->version;
+        s->expected = -ESTALE;
+    }
+    if (!state->there)
+        state->deleted = true;
+    state->there = true;
+    *p = (struct pending){.version = w->version, .clear = prng_chance(l->p, 1, 8)};
+    w->deleted = p->clear;
+    w->zero = prng_chance(l->p, 1, 4);
+    if (p->clear)
+        count = 0;
+    w->offset = first * STORE_BLOCK;
+    w->len = count * STORE_BLOCK;
+    if (!w->zero)
+        op_fill(s->op, w->id.object, first, count, l->value + 1);
+    for (uint32_t i = 0; i < count; i++) {
+        p->values[first + i] = w->zero ? 0 : ++l->value;
+        p->touched |= (uint64_t)1 << (first + i);
+    }
+    slot_client(l, s, state);
+}
+
+static void slot_commit(struct life *l, struct slot *s, struct state *state)
+{
+    struct store_write *w = &s->op->w;
+    uint64_t dice = prng_below(l->p, 20);
+
+    if (dice == 0 && state->version != 0) { /* again */
+        w->version = state->version;
+    } else if (dice == 1 || state->pending.version == 0) {
+        s->expected = -ENOENT;
+    } else {
+        w->version = state->pending.version;
+        state_commit(state);
+    }
+}
+
+static void slot_rollback(struct life *l, struct slot *s, struct state *state)
+{
+    struct store_write *w = &s->op->w;
+    uint64_t dice = prng_below(l->p, 20);
+
+    if (dice == 0 && state->version != 0) {
+        w->version = state->version;
+        s->expected = -ESTALE;
+    } else if (dice > 1 && state->pending.version != 0) {
+        w->version = state->pending.version;
+        state->pending = (struct pending){0};
+        state_drop_version(state, w->version);
+        if (state->version == 0 && state->groups_count == 0)
+            *state = (struct state){0};
+    }
+}
+
+static enum store_write_kind any_kind(struct life *l, const struct state *state)
+{
+    uint64_t dice = prng_below(l->p, 100);
+
+    if (state->pending.version == 0 && dice < 80)
+        return dice < 42   ? STORE_WRITE
+               : dice < 50 ? STORE_ZERO
+               : dice < 56 ? STORE_DELETE
+               : dice < 66 ? STORE_REPLACE
+               : dice < 77 ? STORE_DEDUP
+                           : STORE_PURGE;
+    if (state->pending.version == 0)
+        return dice < 97 ? STORE_PREPARE : dice < 98 ? STORE_COMMIT : STORE_ROLLBACK;
+    return dice < 40   ? STORE_COMMIT
+           : dice < 65 ? STORE_PREPARE
+           : dice < 85 ? STORE_ROLLBACK
+           : dice < 90 ? STORE_REPLACE
+           : dice < 98 ? STORE_DEDUP
+                       : STORE_PURGE;
+}
+
 /* Fill in the write, and the state it makes. */
 static void slot_generate(struct life *l, struct slot *s, struct state *state)
 {
     uint64_t object = l->models[s->object].id.object;
-    uint64_t dice = prng_below(l->p, 100);
-    enum store_write_kind kind = dice < 50   ? STORE_WRITE
-                                 : dice < 60 ? STORE_ZERO
-                                 : dice < 68 ? STORE_DELETE
-                                 : dice < 80 ? STORE_REPLACE
-                                 : dice < 95 ? STORE_DEDUP
-                                             : STORE_PURGE;
+    enum store_write_kind kind = any_kind(l, state);
 
+    s->expected = 0;
     if (l->flood && prng_chance(l->p, 5, 6))
         kind = STORE_REPLACE;
     op_prepare(s->op, kind, object, ++l->version);
@@ -354,6 +483,7 @@ static void slot_generate(struct life *l, struct slot *s, struct state *state)
         slot_client(l, s, state);
         break;
     case STORE_REPLACE:
+        state->pending = (struct pending){0};
         slot_replace(l, s, state);
         break;
     case STORE_DEDUP:
@@ -367,11 +497,31 @@ static void slot_generate(struct life *l, struct slot *s, struct state *state)
     case STORE_PURGE:
         *state = (struct state){0};
         break;
+    case STORE_PREPARE:
+        slot_prepare(l, s, state);
+        break;
+    case STORE_COMMIT:
+        slot_commit(l, s, state);
+        break;
+    case STORE_ROLLBACK:
+        slot_rollback(l, s, state);
+        break;
     }
-    if (kind != STORE_DEDUP && kind != STORE_PURGE)
+    if (kind <= STORE_REPLACE)
         state->version = s->op->w.version;
     s->op->w.priv = s;
     s->op->w.done = life_on_written;
+}
+
+/* What a step does shows when its turn has come. */
+static bool has_steps(const struct life *l, uint32_t object)
+{
+    for (uint32_t i = 0; i < OPS; i++) {
+        const struct slot *s = &l->slots[i];
+        if (s->busy && !s->reading && s->object == object && s->op->w.kind >= STORE_PREPARE)
+            return true;
+    }
+    return false;
 }
 
 static void life_write(struct life *l)
@@ -395,9 +545,9 @@ static void life_write(struct life *l)
     s->reading = false;
     s->started = sim_now(l->w.sim);
     store_write_start(l->w.store, &s->op->w);
-    if (s->op->w.result == -ENOSPC)
+    if (s->op->w.result == -ENOSPC || s->expected != 0)
         m->count--;
-    if (!state_matches(l, m, model_newest(m), false))
+    if (!has_steps(l, s->object) && !state_matches(l, m, model_newest(m), false))
         fault(l, "object %u: the index does not show what was submitted (kind %u, result %d)",
               s->object, s->op->w.kind, s->op->w.result);
     if (s->op->w.client != 0 && s->op->w.result == 0) {
@@ -415,8 +565,9 @@ static bool read_shows(const struct slot *s, const struct state *state)
     const struct store_read *r = &s->op->r;
 
     for (uint32_t i = 0; i < r->len / STORE_BLOCK; i++) {
+        uint32_t b = r->offset / STORE_BLOCK + i;
         if (!block_is(s->op->data + (size_t)i * STORE_BLOCK,
-                      state->values[r->offset / STORE_BLOCK + i]))
+                      r->prepared ? pending_value(state, b) : state->values[b]))
             return false;
     }
     return true;
@@ -466,6 +617,7 @@ static void life_read(struct life *l)
         .len = count * STORE_BLOCK,
         .buf = s->op->data,
         .crcs = s->op->crcs,
+        .prepared = prng_chance(l->p, 1, 4),
         .done = life_on_read,
         .priv = s,
     };
@@ -606,14 +758,15 @@ static bool life_open(struct life *l)
 
 static void life_read_all(struct life *l)
 {
-    for (uint32_t i = 0; i < OBJECTS && l->error[0] == 0; i++) {
+    for (uint32_t i = 0; i < 2 * OBJECTS && l->error[0] == 0; i++) {
         struct slot *s = &l->slots[0];
-        s->object = i;
+        s->object = i / 2;
         s->state = 0;
         s->busy = true;
         s->reading = true;
         s->started = sim_now(l->w.sim);
-        s->op->r = (struct store_read){.id = l->models[i].id,
+        s->op->r = (struct store_read){.id = l->models[i / 2].id,
+                                       .prepared = i % 2 != 0,
                                        .len = BLOCKS * STORE_BLOCK,
                                        .buf = s->op->data,
                                        .crcs = s->op->crcs,
