@@ -19,7 +19,7 @@
 
 #include "base/heap.h"
 #include "base/pool.h"
-#include "store/arena.h"
+#include "store/slab.h"
 #include "store/format.h"
 #include "store/map.h"
 
@@ -43,7 +43,7 @@ enum {
 static_assert((RECORD_BYTES_MAX + BLOCK_ROOM - 1) / BLOCK_ROOM + 1 <= STORE_BATCH_BLOCKS,
               "the longest record fits into a batch");
 
-#define OBJECTS_MAX (ARENA_HANDLE_MAX - 65536)
+#define OBJECTS_MAX (SLAB_HANDLE_MAX - 65536)
 
 /* ---- Index ---- */
 
@@ -110,7 +110,7 @@ struct work {
 };
 
 enum { WORK_SIZE = 256 };
-static_assert(sizeof(struct work) <= WORK_SIZE, "a power of two for the arena");
+static_assert(sizeof(struct work) <= WORK_SIZE, "a power of two for the slab");
 
 struct pg {
     struct hash_link by_id;
@@ -216,7 +216,7 @@ struct store {
     bool failed_told;
 
     /* Index. */
-    struct arena objects, works;
+    struct slab objects, works;
     uint32_t *buckets; /* of objects; as many as the device has room for objects of full size */
     uint64_t buckets_mask;
     struct hash pgs, dedups, clients, images;

@@ -29,8 +29,8 @@ static uint64_t object_key(const struct store_id *id)
 
 void index_init(struct store *s)
 {
-    arena_init(&s->objects, sizeof(struct object));
-    arena_init(&s->works, WORK_SIZE);
+    slab_init(&s->objects, sizeof(struct object));
+    slab_init(&s->works, WORK_SIZE);
     hash_init(&s->pgs, 64);
     hash_init(&s->dedups, 1024);
     hash_init(&s->clients, 64);
@@ -51,12 +51,12 @@ void index_size(struct store *s)
 
 struct object *object_at(const struct store *s, uint32_t handle)
 {
-    return handle == 0 ? NULL : arena_at(&s->objects, handle);
+    return handle == 0 ? NULL : slab_at(&s->objects, handle);
 }
 
 static uint32_t object_handle(const struct store *s, const struct object *o)
 {
-    return arena_handle(&s->objects, o);
+    return slab_handle(&s->objects, o);
 }
 
 /* ---- PGs: objects by place ---- */
@@ -180,7 +180,7 @@ struct object *object_get(struct store *s, const struct store_id *id, uint64_t p
         object_set_pg(s, o, pg);
         return o;
     }
-    o = arena_take(&s->objects);
+    o = slab_take(&s->objects);
     check(o != NULL); /* write_admit() and the log's size see to it */
     uint32_t *bucket = object_bucket(s, id);
     o->id = *id;
@@ -203,7 +203,7 @@ static void object_free(struct store *s, struct object *o)
         link = &object_at(s, *link)->by_id;
     *link = o->by_id;
     pg_remove(s, o);
-    arena_put(&s->objects, o);
+    slab_put(&s->objects, o);
 }
 
 /* ---- Age ---- */
@@ -261,7 +261,7 @@ uint64_t object_full(const struct store *s, const struct object *o)
 
 struct work *object_work(const struct store *s, const struct object *o)
 {
-    return o->work == 0 ? NULL : arena_at(&s->works, o->work);
+    return o->work == 0 ? NULL : slab_at(&s->works, o->work);
 }
 
 /* What an object without work stands for in the accounts. */
@@ -286,9 +286,9 @@ struct work *object_work_make(struct store *s, struct object *o)
 
     if (x != NULL)
         return x;
-    x = arena_take(&s->works);
+    x = slab_take(&s->works);
     check(x != NULL);
-    o->work = arena_handle(&s->works, x);
+    o->work = slab_handle(&s->works, x);
     x->object = o;
     list_init(&x->in_wanted);
     list_init(&x->dedups);
@@ -317,7 +317,7 @@ static void work_free(struct store *s, struct object *o, struct work *x)
     check(list_empty(&x->writing) && !heap_has(&x->held));
     list_remove(&x->in_wanted);
     o->work = 0;
-    arena_put(&s->works, x);
+    slab_put(&s->works, x);
 }
 
 /* A purged object stays while records of it are not acked or a write waits for it. */
@@ -536,8 +536,8 @@ void index_deinit(struct store *s)
     free(s->pgs_by_index);
     free(s->buckets);
     heap_deinit(&s->held);
-    arena_deinit(&s->objects);
-    arena_deinit(&s->works);
+    slab_deinit(&s->objects);
+    slab_deinit(&s->works);
     hash_deinit(&s->pgs);
     hash_deinit(&s->dedups);
     hash_deinit(&s->clients);

@@ -316,7 +316,7 @@ void store_status(struct store *s, struct store_status *out)
     out->objects = s->objects_count;
     out->tombstones = s->tombstones_count;
     out->dedups = s->dedups_count;
-    out->index_bytes = arena_bytes(&s->objects) + arena_bytes(&s->works) + s->maps_bytes +
+    out->index_bytes = slab_bytes(&s->objects) + slab_bytes(&s->works) + s->maps_bytes +
                        s->places_bytes + (s->buckets_mask + 1) * sizeof(*s->buckets) +
                        s->dedups_count * sizeof(struct dedup);
     out->failed = s->failed != 0;

@@ -5,8 +5,8 @@
  * Handle 0 names no item.
  */
 
-#ifndef STORE_ARENA_H
-#define STORE_ARENA_H
+#ifndef STORE_SLAB_H
+#define STORE_SLAB_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -14,12 +14,12 @@
 #include "base/check.h"
 
 enum {
-    ARENA_CHUNK = 256 << 10,
-    ARENA_CHUNK_SHIFT = 18,
+    SLAB_CHUNK = 256 << 10,
+    SLAB_CHUNK_SHIFT = 18,
 };
-#define ARENA_HANDLE_MAX ((uint32_t)1 << 31) /* handles are below */
+#define SLAB_HANDLE_MAX ((uint32_t)1 << 31) /* handles are below */
 
-struct arena {
+struct slab {
     uint8_t **chunks;
     uint32_t chunks_count, chunks_capacity;
     uint32_t item_shift; /* log2 of the item's size */
@@ -29,32 +29,32 @@ struct arena {
 };
 
 /* `item_size` a power of two from 16 to 4096. */
-void arena_init(struct arena *a, uint32_t item_size);
-void arena_deinit(struct arena *a);
+void slab_init(struct slab *a, uint32_t item_size);
+void slab_deinit(struct slab *a);
 /* Zeroed. NULL: no handle is left. Allocates once in a while. */
-void *arena_take(struct arena *a);
-void arena_put(struct arena *a, void *item);
+void *slab_take(struct slab *a);
+void slab_put(struct slab *a, void *item);
 
-static inline void *arena_at(const struct arena *a, uint32_t handle)
+static inline void *slab_at(const struct slab *a, uint32_t handle)
 {
-    uint32_t shift = ARENA_CHUNK_SHIFT - a->item_shift;
+    uint32_t shift = SLAB_CHUNK_SHIFT - a->item_shift;
 
     return a->chunks[handle >> shift] +
            ((size_t)(handle & (((uint32_t)1 << shift) - 1)) << a->item_shift);
 }
 
 /* A chunk is aligned, and its first item is its own place in the list. */
-static inline uint32_t arena_handle(const struct arena *a, const void *item)
+static inline uint32_t slab_handle(const struct slab *a, const void *item)
 {
-    uintptr_t at = (uintptr_t)item, chunk = at & ~(uintptr_t)(ARENA_CHUNK - 1);
+    uintptr_t at = (uintptr_t)item, chunk = at & ~(uintptr_t)(SLAB_CHUNK - 1);
 
-    return (*(const uint32_t *)chunk << (ARENA_CHUNK_SHIFT - a->item_shift)) +
+    return (*(const uint32_t *)chunk << (SLAB_CHUNK_SHIFT - a->item_shift)) +
            (uint32_t)((at - chunk) >> a->item_shift);
 }
 
-static inline uint64_t arena_bytes(const struct arena *a)
+static inline uint64_t slab_bytes(const struct slab *a)
 {
-    return (uint64_t)a->chunks_count * ARENA_CHUNK + a->chunks_capacity * sizeof(*a->chunks);
+    return (uint64_t)a->chunks_count * SLAB_CHUNK + a->chunks_capacity * sizeof(*a->chunks);
 }
 
-#endif /* STORE_ARENA_H */
+#endif /* STORE_SLAB_H */
