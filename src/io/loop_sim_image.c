@@ -19,7 +19,8 @@ struct image_page {
 
 struct image_open {
     uint64_t index;
-    uint32_t count; /* contents */
+    uint32_t count;  /* contents */
+    uint32_t cached; /* the newest whose write has taken effect */
     uint8_t (*contents)[SIM_PAGE_BYTES];
 };
 
@@ -68,6 +69,7 @@ static void image_add_dirty(struct sim_image *i, const struct sim_page *p)
 
     for (const struct sim_version *v = p->oldest; v != NULL; v = v->next)
         memcpy(open_add(o), v->data, SIM_PAGE_BYTES);
+    o->cached = o->count - 1;
 }
 
 /* A write that is under way, as if it had come to its end. */
@@ -144,6 +146,12 @@ uint32_t sim_image_contents(const struct sim_image *i, uint32_t open)
 {
     check(open < i->open_count);
     return i->open[open].count;
+}
+
+uint32_t sim_image_cached(const struct sim_image *i, uint32_t open)
+{
+    check(open < i->open_count);
+    return i->open[open].cached;
 }
 
 /* ---- Into a file ---- */

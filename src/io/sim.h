@@ -116,7 +116,8 @@ void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg), void *arg);
  * without living through it again. It belongs to no world: it may be put into another one's file.
  *
  * A page is open when a write to it is not flushed or not finished. Its contents are numbered from
- * 0, the durable one; each write of it adds one, those under way last.
+ * 0, the durable one; each write of it adds one, those under way last. Of discards, those under way
+ * have not happened.
  */
 struct sim_image;
 struct sim_image *sim_image_take(struct sim_host *h, const char *path); /* NULL: no such file */
@@ -124,6 +125,8 @@ void sim_image_free(struct sim_image *i);
 uint32_t sim_image_open_pages(const struct sim_image *i);
 uint64_t sim_image_page(const struct sim_image *i, uint32_t open); /* its number in the file */
 uint32_t sim_image_contents(const struct sim_image *i, uint32_t open);
+/* The content that reads see: without power loss, what shows is this one or a later one. */
+uint32_t sim_image_cached(const struct sim_image *i, uint32_t open);
 
 /* Of each of the 8 sectors of a page the number of the content it is of. */
 struct sim_page_choice {

@@ -99,6 +99,8 @@ static void an_image_knows_every_content_of_each_open_page(void **state)
     assert_int_equal(sim_image_contents(i, 0), 3);
     assert_int_equal(sim_image_page(i, 1), 2);
     assert_int_equal(sim_image_contents(i, 1), 3);
+    assert_int_equal(sim_image_cached(i, 0), 2);
+    assert_int_equal(sim_image_cached(i, 1), 1);
     world_deinit(&from); /* the image outlives its world */
 
     world_kill(&to, true);
