@@ -16,6 +16,9 @@ enum {
     CLEAN_SLACK = STORE_START_RESERVE + 8,
     CLEAN_GROUP_BYTES = 8 * BLOCK_ROOM,
     CLEAN_GROUP_MAX = 2048, /* objects; there must be records for them */
+    CLEAN_FILL_BEGIN = 500, /* thousandths of the play */
+    CLEAN_FILL_HASTE = 950, /* from here on without regard to the head */
+    CLEAN_PACE = 8,         /* bytes of copies for one of the head's when the play is used up */
 };
 
 static_assert(CLEAN_GROUP_BYTES + RECORD_BYTES_MAX < (STORE_BATCH_BLOCKS - 2) * BLOCK_ROOM,
@@ -31,39 +34,65 @@ uint64_t clean_reserve(uint64_t bytes)
     return clean_blocks(bytes) + CLEAN_SLACK;
 }
 
-/* Start when three quarters of the play between "all copies" and "the limit" are used up, stop at
- * a half. */
-static bool clean_is_due(const struct store *s)
+/*
+ * The play is what lies between "all copies" and "no ordinary record enters any more". How much of
+ * it is used, in thousandths.
+ */
+static uint64_t clean_fill(const struct store *s)
 {
-    uint64_t least = clean_reserve(s->live_bytes);
-    uint64_t reserve = clean_reserve(s->ring_bytes);
+    uint64_t least = clean_reserve(s->live_bytes), reserve = clean_reserve(s->ring_bytes);
+    uint64_t used = ring_used(s);
     uint64_t limit = s->super.ring_blocks > reserve ? s->super.ring_blocks - reserve : 0;
-    uint64_t play = limit > least ? limit - least : 0;
 
-    if (s->queue_blocked || s->deferred_blocked)
-        return true;
-    return ring_used(s) > least + (s->cleaning ? play / 2 : play - play / 4);
+    if (used <= least)
+        return 0;
+    return used >= limit || limit <= least ? 1000 : (used - least) * 1000 / (limit - least);
 }
 
-static void clean_want(struct store *s)
+/*
+ * The rate is the head's: each byte of ordinary records pays for the more bytes of copies, the
+ * fuller the ring is. So the tail keeps pace, and no write ever waits for a great cleaning.
+ */
+void clean_pay(struct store *s, uint64_t bytes)
+{
+    uint64_t fill = clean_fill(s);
+
+    if (fill <= CLEAN_FILL_BEGIN)
+        s->clean_credit = 0;
+    else
+        s->clean_credit +=
+            bytes * CLEAN_PACE * (fill - CLEAN_FILL_BEGIN) / (1000 - CLEAN_FILL_BEGIN);
+    if (s->clean_credit > CLEAN_GROUP_BYTES)
+        s->clean_credit = CLEAN_GROUP_BYTES;
+}
+
+static uint64_t clean_want(struct store *s, uint64_t limit)
 {
     uint64_t bytes = 0;
     uint32_t count = 0;
 
     for (struct object *o = object_at(s, s->age_first); o != NULL; o = object_at(s, o->age_next)) {
-        if (bytes >= CLEAN_GROUP_BYTES || count == CLEAN_GROUP_MAX)
-            return;
+        if (bytes >= limit || count == CLEAN_GROUP_MAX)
+            break;
         list_push(&s->wanted, &object_work_make(s, o)->in_wanted);
         bytes += object_bytes(s, o);
         count++;
     }
+    return bytes;
 }
 
 void clean_gather(struct store *s)
 {
-    s->cleaning = clean_is_due(s);
-    if (s->cleaning && list_empty(&s->wanted))
-        clean_want(s);
+    s->cleaning = s->queue_blocked || s->deferred_blocked || s->copies_blocked ||
+                  clean_fill(s) >= CLEAN_FILL_HASTE;
+    if (!list_empty(&s->wanted))
+        return;
+    if (s->cleaning) {
+        clean_want(s, CLEAN_GROUP_BYTES);
+    } else if (s->clean_credit >= BLOCK_ROOM / 4) {
+        uint64_t bytes = clean_want(s, s->clean_credit);
+        s->clean_credit -= bytes < s->clean_credit ? bytes : s->clean_credit;
+    }
 }
 
 /* S7: nothing of these objects is in flight. */

@@ -17,6 +17,7 @@ struct composer {
     uint8_t *block;         /* the last one of the batch, open; NULL before the first */
     struct block_head head; /* … its header: what the pieces fill in */
     uint64_t blocks_max;
+    uint64_t bytes, copied; /* of records so far; of them, copies by cleaning */
 };
 
 /* ---- Blocks ---- */
@@ -427,6 +428,7 @@ static bool compose_record(struct composer *c, struct object *o, bool copy)
     r->full = d.head.kind == RECORD_FULL;
     r->purge = d.head.kind == RECORD_PURGE;
     r->first_block = composer_put(c, r->seq, s->scratch, len);
+    c->bytes += len;
     r->last_block = c->b->first + c->b->count - 1;
     list_init(&r->in_flight);
     list_init(&r->in_undurable);
@@ -459,31 +461,36 @@ static void composer_begin(struct composer *c, struct store *s, struct batch *b)
     b->durable = s->head_durable;
 }
 
-/* Copies may use the room that is kept for them; that it is enough is clean.c's argument. */
-static void compose_copies(struct composer *c)
-{
-    struct store *s = c->s;
-
-    if (!clean_is_ready(s))
-        return;
-    if (ring_used(s) + STORE_START_RESERVE >= s->super.ring_blocks)
-        return;
-    c->blocks_max = s->super.ring_blocks - STORE_START_RESERVE - ring_used(s);
-    while (!list_empty(&s->wanted)) {
-        struct object *o = container_of(s->wanted.next, struct work, in_wanted)->object;
-        if (o->trimmed)
-            object_forget(o);
-        if (!compose_record(c, o, true))
-            return;
-    }
-}
-
 /* Blocks that ordinary records may fill in this batch. */
 static uint64_t compose_room(struct store *s)
 {
     uint64_t kept = ring_used(s) + clean_reserve(s->ring_bytes);
 
     return kept < s->super.ring_blocks ? s->super.ring_blocks - kept : 0;
+}
+
+/* In haste, copies may use the room that is kept for them; that it is enough is clean.c's argument.
+ */
+static void compose_copies(struct composer *c)
+{
+    struct store *s = c->s;
+
+    if (!clean_is_ready(s))
+        return;
+    c->blocks_max = compose_room(s);
+    if (s->cleaning) {
+        uint64_t kept = ring_used(s) + STORE_START_RESERVE;
+        c->blocks_max = kept < s->super.ring_blocks ? s->super.ring_blocks - kept : 0;
+    }
+    while (!list_empty(&s->wanted)) {
+        struct object *o = container_of(s->wanted.next, struct work, in_wanted)->object;
+        if (o->trimmed)
+            object_forget(o);
+        if (!compose_record(c, o, true)) {
+            s->copies_blocked = c->b->count == 0;
+            return;
+        }
+    }
 }
 
 /* Objects that cleaning wants wait for it: their writes go with the copy. */
@@ -535,7 +542,9 @@ static bool compose_batch(struct store *s, struct batch *b)
 
     composer_begin(&c, s, b);
     compose_copies(&c);
+    c.copied = c.bytes;
     compose_queue(&c);
+    clean_pay(s, c.bytes - c.copied);
     if (b->count == 0 && ring_wants_empty(s))
         composer_open_block(&c);
     if (b->count == 0)
@@ -554,6 +563,7 @@ void compose(struct store *s)
     struct batch *b;
 
     s->queue_blocked = false;
+    s->copies_blocked = false;
     while ((b = compose_free_batch(s)) != NULL && compose_batch(s, b))
         ;
 }

@@ -226,7 +226,9 @@ struct store {
     struct heap held;             /* struct work: where else the tail stays (S6) */
     struct list wanted;
     uint64_t maps_bytes, places_bytes;
-    bool cleaning;
+    uint64_t clean_credit; /* bytes that may be copied without haste */
+    bool cleaning;         /* in haste */
+    bool copies_blocked;   /* a copy found no room in the ring */
     bool queue_blocked;    /* a record found no room in the ring */
     bool deferred_blocked; /* a write waits until its object may grow in the ring */
     uint64_t objects_count, tombstones_count, dedups_count;
@@ -417,6 +419,8 @@ void compose_start_block(struct store *s, uint8_t *block, const uint64_t *drops,
 uint64_t clean_blocks(uint64_t bytes);
 /* … and that are kept free for copying as much. */
 uint64_t clean_reserve(uint64_t bytes);
+/* So many bytes of ordinary records went to the head. */
+void clean_pay(struct store *s, uint64_t bytes);
 void clean_gather(struct store *s);
 bool clean_is_ready(const struct store *s);
 

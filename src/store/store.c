@@ -14,14 +14,25 @@ enum {
     SIZE_MIN = 64 << 20,
     TURNOVER_SLOTS_MIN = 4 * STORE_BLOCKS_MAX,
     TURNOVER_PARTS = 20,  /* one part of the slots is kept for turnover */
-    RING_SLOT_BYTES = 24, /* what a slot costs in the ring, with its part of an object */
+    RING_SLOT_BYTES = 32, /* what a slot may cost in the ring, with its part of an object */
     RING_SIZE_MIN = 512,
-    RING_LIVE_TENTHS = 3, /* of the ring that live state may take; README.md says why */
+    RING_LIVE_TENTHS = 4,    /* of the ring that live state may take; README.md says why */
+    RING_RECORD_BLOCKS = 72, /* what the longest record and start blocks need */
 };
 
 /* ---- What fits ---- */
 
-/* Ring blocks for a device of this many blocks: live state is at most three tenths of them. */
+/* Blocks that live state, once written anew, may take of a ring: as much again is kept for the next
+ * time, and a record must find room besides. */
+static uint64_t ring_live_share(uint64_t ring_blocks)
+{
+    uint64_t tenths = ring_blocks * RING_LIVE_TENTHS / 10;
+    uint64_t half = (ring_blocks - RING_RECORD_BLOCKS) / 2;
+
+    return tenths < half ? tenths : half;
+}
+
+/* Ring blocks for a device of this many blocks. */
 static uint64_t ring_size(uint64_t blocks, uint32_t object_size)
 {
     uint64_t per_slot =
@@ -36,7 +47,7 @@ static uint64_t ring_size(uint64_t blocks, uint32_t object_size)
 /* The most bytes of records whose clean_reserve() is within the share. */
 static uint64_t ring_live_limit(uint64_t ring_blocks)
 {
-    uint64_t share = ring_blocks * RING_LIVE_TENTHS / 10, fixed = clean_reserve(0);
+    uint64_t share = ring_live_share(ring_blocks), fixed = clean_reserve(0);
 
     return share > fixed ? (share - fixed) * BLOCK_ROOM * 4 / 5 : 0;
 }
@@ -219,7 +230,7 @@ static void store_step(struct task *task)
     reads_submit_starved(s);
     clean_gather(s);
     compose(s);
-    if (s->queue_blocked && !s->cleaning)
+    if ((s->queue_blocked || s->copies_blocked) && !s->cleaning)
         store_wake(s); /* cleaning begins with the next step */
     ring_flush(s);
     ring_watch_idle(s);

@@ -229,6 +229,28 @@ static bool blocks_match(struct life *l, const struct model *m, const struct sta
     return o->present[0] >> BLOCKS == 0;
 }
 
+/* No call tells what a prepared version changes: it may be prepared again with other content. */
+static bool pending_matches(struct life *l, const struct model *m, const struct state *s)
+{
+    const struct object *o = object_find(l->w.store, &m->id);
+    const struct prepared *p = object_work(l->w.store, o)->prepared;
+    uint8_t block[STORE_BLOCK];
+    struct layout layout;
+
+    prepared_changes(p, &layout);
+    if (p->touched[0] != s->pending.touched || p->clear != s->pending.clear)
+        return false;
+    for (uint32_t b = 0; b < BLOCKS; b++) {
+        block_fill(block, s->pending.values[b]);
+        if ((layout.slots[b] != 0) != (s->pending.values[b] != 0))
+            return false;
+        if (layout.slots[b] != 0 &&
+            layout.crcs[b] != crc32c_block(m->id.image, m->id.object, b, block, STORE_BLOCK))
+            return false;
+    }
+    return true;
+}
+
 static bool state_matches(struct life *l, const struct model *m, const struct state *s,
                           bool with_content)
 {
@@ -238,7 +260,8 @@ static bool state_matches(struct life *l, const struct model *m, const struct st
         return !s->there || state_is_trimmable(l, m, s);
     if (!s->there || o.version != s->version || o.deleted != s->deleted || o.pg != m->id.object % 2)
         return false;
-    if (with_content && o.prepared != s->pending.version)
+    if (with_content &&
+        (o.prepared != s->pending.version || (o.prepared != 0 && !pending_matches(l, m, s))))
         return false;
     return !with_content || (blocks_match(l, m, s, &o) && dedups_match(l, m, s));
 }
