@@ -31,6 +31,9 @@ enum {
     STORE_BATCH_BLOCKS = 64,
     /* Ring blocks for start blocks: they name all records that were in flight, if need be. */
     STORE_START_RESERVE = STORE_RECORDS_MAX / RECORD_DROPS_MAX + 8,
+    /* Up to so many writes in flight, each is made durable by itself where the device can (FUA);
+     * beyond, one flush for all of them costs less. */
+    STORE_FUA_WRITES = 4,
     STORE_IDLE_NS = 50 * 1000 * 1000, /* then an empty block says what the last one could not */
     STORE_TRIM_STEP = 256,
     STORE_LIST_STEP = 4096, /* objects that one listing call looks at */
@@ -178,6 +181,13 @@ struct record {
     bool full, purge;
 };
 
+/* How what is written becomes durable: S10. */
+enum store_sync {
+    SYNC_FLUSH, /* a flush for all that came together */
+    SYNC_FUA,   /* … and while little is in flight, each write by itself */
+    SYNC_NONE,  /* the device's cache is written through: what is done is durable */
+};
+
 enum batch_state { BATCH_FREE, BATCH_WRITING, BATCH_WRITTEN };
 
 struct batch {
@@ -189,6 +199,7 @@ struct batch {
     uint32_t count; /* blocks */
     uint32_t ops_left;
     enum batch_state state;
+    bool fua; /* durable when written */
     uint64_t mark, tail, durable;
 };
 
@@ -207,6 +218,8 @@ struct store {
     struct store_open *open; /* until it is answered */
     struct recovery *recovery;
     struct loop_file *file;
+    struct loop_file_info info;
+    enum store_sync sync;
     struct superblock super;
     struct task task;
     struct loop_timer idle_timer;
@@ -261,6 +274,7 @@ struct store {
     struct list records;   /* composed, not acked */
     struct list undurable; /* of them, those whose data is not durable */
     struct batch batches_all[STORE_BATCHES];
+    uint8_t *batches_memory;
     struct list batches;   /* not FREE */
     uint8_t *scratch;      /* one record */
     uint64_t head;         /* last composed block */

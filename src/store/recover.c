@@ -132,6 +132,12 @@ static void recover_open(struct recovery *r)
                                                                 : "cannot be opened");
         return;
     }
+    loop_file_info(s->file, &s->info);
+    s->sync = !s->info.is_volatile ? SYNC_NONE : s->info.has_fua ? SYNC_FUA : SYNC_FLUSH;
+    if (s->info.io_align > STORE_BLOCK) {
+        recover_fail(r, -EINVAL, "has sectors of more than 4096 bytes");
+        return;
+    }
     uint64_t blocks = loop_file_size(s->file) / STORE_BLOCK;
     if (blocks < SUPER_COPIES) {
         recover_fail(r, -EINVAL, "is too small to be a store");

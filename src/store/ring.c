@@ -20,19 +20,23 @@ void ring_init(struct store *s)
     list_init(&s->batches);
     pool_init(&s->records_pool, STORE_RECORDS_MAX, sizeof(struct record), 64);
     s->scratch = mem_alloc_aligned(RECORD_BYTES_MAX, 64);
+    s->batches_memory =
+        mem_alloc_aligned((size_t)STORE_BATCHES * STORE_BATCH_BLOCKS * STORE_BLOCK, STORE_BLOCK);
+    loop_buffers_register(s->loop, s->batches_memory,
+                          (size_t)STORE_BATCHES * STORE_BATCH_BLOCKS * STORE_BLOCK);
     for (uint32_t i = 0; i < STORE_BATCHES; i++) {
         struct batch *b = &s->batches_all[i];
         b->store = s;
         b->state = BATCH_FREE;
         list_init(&b->link);
-        b->buf = mem_alloc_aligned((size_t)STORE_BATCH_BLOCKS * STORE_BLOCK, STORE_BLOCK);
+        b->buf = s->batches_memory + (size_t)i * STORE_BATCH_BLOCKS * STORE_BLOCK;
     }
 }
 
 void ring_deinit(struct store *s)
 {
-    for (uint32_t i = 0; i < STORE_BATCHES; i++)
-        free(s->batches_all[i].buf);
+    loop_buffers_unregister(s->loop, s->batches_memory);
+    free(s->batches_memory);
     free(s->scratch);
     pool_deinit(&s->records_pool);
 }
@@ -129,11 +133,14 @@ void ring_submit(struct store *s, struct batch *b)
     list_push(&s->batches, &b->link);
     loop_op_init(&b->ops[0], batch_on_first);
     loop_op_init(&b->ops[1], batch_on_second);
-    loop_write(s->loop, &b->ops[0], s->file, b->buf, (size_t)count * STORE_BLOCK,
-               (s->super.ring_first + place) * STORE_BLOCK);
+    b->fua = s->sync == SYNC_FUA && s->writes_count <= STORE_FUA_WRITES;
+    (b->fua ? loop_write_durable : loop_write)(s->loop, &b->ops[0], s->file, b->buf,
+                                               (size_t)count * STORE_BLOCK,
+                                               (s->super.ring_first + place) * STORE_BLOCK);
     if (count < b->count)
-        loop_write(s->loop, &b->ops[1], s->file, b->buf + (size_t)count * STORE_BLOCK,
-                   (size_t)(b->count - count) * STORE_BLOCK, s->super.ring_first * STORE_BLOCK);
+        (b->fua ? loop_write_durable : loop_write)(
+            s->loop, &b->ops[1], s->file, b->buf + (size_t)count * STORE_BLOCK,
+            (size_t)(b->count - count) * STORE_BLOCK, s->super.ring_first * STORE_BLOCK);
 }
 
 /* How many batches from the first on a flush would make durable, and their last block. */
@@ -170,6 +177,22 @@ static void ring_on_flushed(struct loop_op *op)
     store_wake(s);
 }
 
+/* Is all up to this block durable without a flush? */
+static bool ring_is_durable(const struct store *s, uint64_t last)
+{
+    if (s->sync != SYNC_FUA)
+        return s->sync == SYNC_NONE || store_mutated(s, STORE_MUTANT_NO_FLUSH);
+    list_for_each (l, &s->batches) {
+        const struct batch *b = container_of(l, struct batch, link);
+        if (b->first > last)
+            break;
+        if (!b->fua)
+            return false;
+    }
+    return list_empty(&s->undurable) ||
+           container_of(s->undurable.next, struct record, in_undurable)->first_block > last;
+}
+
 void ring_flush(struct store *s)
 {
     uint64_t last = ring_flushable(s);
@@ -177,13 +200,14 @@ void ring_flush(struct store *s)
     if (last == 0 || s->flush_running || s->flush_done)
         return;
     s->flush_head = last;
-    if (store_mutated(s, STORE_MUTANT_NO_FLUSH)) {
+    bool is_durable = ring_is_durable(s, last);
+    while ((!is_durable || s->sync == SYNC_NONE) && !list_empty(&s->written))
+        list_push(&s->flushing, list_pop(&s->written));
+    if (is_durable) {
         s->flush_done = true;
         store_wake(s);
         return;
     }
-    while (!list_empty(&s->written))
-        list_push(&s->flushing, list_pop(&s->written));
     s->flush_running = true;
     s->counters.flushes_total++;
     loop_op_init(&s->flush_op, ring_on_flushed);

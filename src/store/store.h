@@ -177,6 +177,7 @@ struct store_write {
     uint32_t data_ops;               /* on the device */
     uint32_t slots_count, slots_next, freed_count;
     bool data_written, data_durable;
+    bool fua;                                       /* its data is durable when it is written */
     bool is_void;                                   /* COMMIT, ROLLBACK: there is nothing to do */
     struct store_slots slots[STORE_BLOCKS_MAX];     /* where its data goes */
     struct store_slots freed[2 * STORE_BLOCKS_MAX]; /* what it replaces */

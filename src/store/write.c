@@ -377,9 +377,10 @@ static void write_submit(struct store *s, struct store_write *w)
         w->data_ops++;
         s->counters.blocks_total += slots_count(run);
         loop_op_init(&io->op, io_write_done);
-        loop_write(s->loop, &io->op, s->file,
-                   (const uint8_t *)w->data + (size_t)w->data_next * STORE_BLOCK,
-                   (size_t)slots_count(run) * STORE_BLOCK, slots_first(run) * STORE_BLOCK);
+        (w->fua ? loop_write_durable : loop_write)(
+            s->loop, &io->op, s->file,
+            (const uint8_t *)w->data + (size_t)w->data_next * STORE_BLOCK,
+            (size_t)slots_count(run) * STORE_BLOCK, slots_first(run) * STORE_BLOCK);
         w->data_next += slots_count(run);
     }
 }
@@ -402,7 +403,7 @@ void write_data_done(struct store_write *w)
     list_remove(&w->data_link);
     if (record != NULL)
         record->unwritten--;
-    if (!store_mutated(s, STORE_MUTANT_NO_FLUSH)) {
+    if (!w->fua && !store_mutated(s, STORE_MUTANT_NO_FLUSH)) {
         list_push(&s->written, &w->flush_link);
         return;
     }
@@ -437,6 +438,7 @@ static void write_apply(struct store *s, struct store_write *w, struct object *o
     list_push(&x->waiting, &w->object_link);
     x->steps_waiting += write_is_step(w) && !w->is_void;
     list_push(&s->queue, &w->queue_link);
+    w->fua = s->sync == SYNC_FUA && s->writes_count <= STORE_FUA_WRITES;
     if (w->data_blocks > 0) {
         list_push(&x->writing, &w->data_link);
         write_submit(s, w);

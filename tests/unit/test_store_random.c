@@ -852,6 +852,22 @@ static void life_crash(struct life *l)
         l->slots[i].busy = false;
 }
 
+/* One disk in four writes through its cache, one makes single writes durable. */
+static void life_choose_disk(struct life *l, uint64_t seed)
+{
+    struct loop_file_info info = {
+        .is_device = true,
+        .is_volatile = seed % 4 != 1,
+        .has_fua = seed % 4 == 2,
+        .can_discard = true,
+        .io_align = 512,
+        .discard_align = STORE_BLOCK,
+    };
+
+    if (seed % 4 == 1 || seed % 4 == 2)
+        sim_disk_set_info(l->w.host, &info);
+}
+
 static void life_init(struct life *l, uint64_t seed, uint32_t mutants)
 {
     *l = (struct life){0};
@@ -860,6 +876,7 @@ static void life_init(struct life *l, uint64_t seed, uint32_t mutants)
                                              .disk_ns_min = lame ? 100 * 1000 : 0,
                                              .disk_ns_max = lame ? 4 * NS_PER_MS : 0});
     l->w.mutants = mutants;
+    life_choose_disk(l, seed);
     l->p = sim_prng(l->w.sim);
     l->objects = prng_chance(l->p, 1, 2) ? OBJECTS : 1 + (uint32_t)prng_below(l->p, 8);
     l->big_chance = prng_chance(l->p, 1, 2) ? 60 : prng_chance(l->p, 1, 2) ? 8 : 0;
