@@ -126,6 +126,9 @@ static int format_file(struct loop *loop, struct loop_file *file, const struct s
     if (f->size < SIZE_MIN || f->size / STORE_BLOCK > STORE_SLOTS_MAX || f->object_size == 0 ||
         f->object_size > STORE_OBJECT_MAX || f->object_size % STORE_BLOCK != 0)
         return -EINVAL;
+    if (f->ring_blocks != 0 &&
+        (f->ring_blocks < RING_BLOCKS_MIN || f->ring_blocks > f->size / STORE_BLOCK / 4))
+        return -EINVAL;
     if (!force && super_find(file, &sb) != -EINVAL)
         return -EEXIST;
     if (loop_file_size(file) < f->size) {
@@ -142,7 +145,7 @@ static int format_file(struct loop *loop, struct loop_file *file, const struct s
     };
     memcpy(sb.cluster, f->cluster, sizeof(sb.cluster));
     memcpy(sb.uuid, f->uuid, sizeof(sb.uuid));
-    sb.ring_blocks = ring_size(sb.blocks, sb.object_size);
+    sb.ring_blocks = f->ring_blocks != 0 ? f->ring_blocks : ring_size(sb.blocks, sb.object_size);
     return format_blocks(file, &sb);
 }
 
