@@ -266,14 +266,14 @@ static bool draft_names(const struct draft *d, bool prepared, uint32_t block, bo
     const struct layout *l = prepared ? &d->changes : &d->is;
     bool touched = bitmap_has(prepared ? d->touched_prepared : d->touched, block);
 
-    *settled = d->settled && !touched && l->slots[block] != 0;
+    *settled = d->settled && !touched && layout_slot(l, block) != 0;
     if (prepared)
         return bitmap_has(d->named, block);
     switch (d->head.kind) {
     case RECORD_FULL:
-        return l->slots[block] != 0;
+        return layout_slot(l, block) != 0;
     case RECORD_DELTA:
-        return touched && (l->slots[block] != 0 || (d->head.flags & RECORD_CLEAR) == 0);
+        return touched && (layout_slot(l, block) != 0 || (d->head.flags & RECORD_CLEAR) == 0);
     case RECORD_PURGE:
     case RECORD_DROPS:
         break;
@@ -281,18 +281,20 @@ static bool draft_names(const struct draft *d, bool prepared, uint32_t block, bo
     return false;
 }
 
-/* The longest run from `first` on; false: `first` is not named. */
-static bool draft_run(const struct draft *d, bool prepared, uint32_t first, struct record_run *run)
+/* The longest run from `first` on, below `end`; false: `first` is not named. */
+static bool draft_run(const struct draft *d, bool prepared, uint32_t first, uint32_t end,
+                      struct record_run *run)
 {
-    const uint64_t *slots = prepared ? d->changes.slots : d->is.slots;
+    const struct layout *l = prepared ? &d->changes : &d->is;
     bool settled;
 
     if (!draft_names(d, prepared, first, &settled))
         return false;
-    *run = (struct record_run){first, 1, slots[first], settled, prepared};
-    for (uint32_t b = first + 1; b < STORE_BLOCKS_MAX; b++, run->count++) {
+    *run = (struct record_run){first, 1, layout_slot(l, first), settled, prepared};
+    for (uint32_t b = first + 1; b < end; b++, run->count++) {
         uint64_t slot = run->slot == 0 ? 0 : run->slot + run->count;
-        if (!draft_names(d, prepared, b, &settled) || slots[b] != slot || settled != run->settled)
+        if (!draft_names(d, prepared, b, &settled) || layout_slot(l, b) != slot ||
+            settled != run->settled)
             break;
     }
     return true;
@@ -300,10 +302,14 @@ static bool draft_run(const struct draft *d, bool prepared, uint32_t first, stru
 
 static void draft_write_runs(struct draft *d, bool prepared, uint8_t *buf)
 {
+    const uint64_t *holes = prepared ? d->named : d->touched;
+    uint32_t count = prepared ? d->changes.count : d->is.count, end = bitmap_end(holes);
     struct record_run run;
 
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX;) {
-        if (!draft_run(d, prepared, b, &run)) {
+    if (end < count)
+        end = count;
+    for (uint32_t b = 0; b < end;) {
+        if (!draft_run(d, prepared, b, end, &run)) {
             b++;
             continue;
         }

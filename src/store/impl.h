@@ -371,6 +371,16 @@ static inline bool bitmap_has(const uint64_t *words, uint32_t i)
     return (words[i / 64] >> (i % 64) & 1) != 0;
 }
 
+/* One more than the last bit that is set. */
+static inline uint32_t bitmap_end(const uint64_t words[STORE_BLOCKS_MAX / 64])
+{
+    for (uint32_t i = STORE_BLOCKS_MAX / 64; i-- > 0;) {
+        if (words[i] != 0)
+            return 64 * i + 64 - (uint32_t)__builtin_clzll(words[i]);
+    }
+    return 0;
+}
+
 static inline void bitmap_set(uint64_t *words, uint32_t first, uint32_t count)
 {
     for (uint32_t i = first; i < first + count; i++)

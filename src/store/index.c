@@ -443,7 +443,7 @@ static void blocks_count(struct store *s, uint64_t image_id, uint32_t before, ui
 
 void object_read(const struct object *o, struct layout *out)
 {
-    map_read(o->map, o->runs, 0, STORE_BLOCKS_MAX, out->slots, out->crcs);
+    map_spread(o->map, o->runs, out);
 }
 
 void object_write(struct store *s, struct object *o, const struct layout *l)
@@ -460,7 +460,7 @@ void object_write(struct store *s, struct object *o, const struct layout *l)
 
 void prepared_changes(const struct prepared *p, struct layout *out)
 {
-    map_read(p->map, p->runs, 0, STORE_BLOCKS_MAX, out->slots, out->crcs);
+    map_spread(p->map, p->runs, out);
 }
 
 void prepared_read(const struct object *o, const struct prepared *p, struct layout *out)
@@ -469,11 +469,10 @@ void prepared_read(const struct object *o, const struct prepared *p, struct layo
 
     object_read(o, out);
     prepared_changes(p, &changes);
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
-        if (!p->clear && !bitmap_has(p->touched, b))
-            continue;
-        out->slots[b] = changes.slots[b];
-        out->crcs[b] = changes.crcs[b];
+    uint32_t end = out->count > changes.count ? out->count : changes.count;
+    for (uint32_t b = 0; b < end; b++) {
+        if (p->clear || bitmap_has(p->touched, b))
+            layout_set(out, b, layout_slot(&changes, b), changes.crcs[b]);
     }
 }
 

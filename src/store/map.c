@@ -52,6 +52,25 @@ void map_read(const struct map *m, uint32_t runs, uint32_t first, uint32_t count
     }
 }
 
+void map_spread(const struct map *m, uint32_t runs, struct layout *out)
+{
+    const uint64_t *words = (const uint64_t *)m;
+    const uint32_t *crc = (const uint32_t *)(words + runs);
+
+    out->count = 0;
+    for (uint32_t i = 0; i < runs; i++) {
+        uint32_t first = run_first(words[i]), len = run_count(words[i]);
+        uint64_t slot = words[i] >> RUN_SLOT_SHIFT;
+        while (out->count < first)
+            out->slots[out->count++] = 0;
+        memcpy(out->crcs + first, crc, len * sizeof(*crc));
+        for (uint32_t k = 0; k < len; k++)
+            out->slots[first + k] = slot + k;
+        out->count = first + len;
+        crc += len;
+    }
+}
+
 void map_present(const struct map *m, uint32_t runs, uint64_t present[STORE_BLOCKS_MAX / 64])
 {
     const uint64_t *words = (const uint64_t *)m;
@@ -69,7 +88,7 @@ static uint32_t layout_run(const struct layout *l, uint32_t first)
 {
     uint32_t count = 1;
 
-    while (first + count < STORE_BLOCKS_MAX && l->slots[first + count] == l->slots[first] + count)
+    while (first + count < l->count && l->slots[first + count] == l->slots[first] + count)
         count++;
     return count;
 }
@@ -81,7 +100,7 @@ struct map *map_pack(struct map *m, uint32_t *runs, uint32_t *blocks, const stru
 
     *runs = 0;
     *blocks = 0;
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX;) {
+    for (uint32_t b = 0; b < l->count;) {
         if (l->slots[b] == 0) {
             b++;
             continue;

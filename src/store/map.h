@@ -13,15 +13,31 @@
 
 struct map; /* `runs` words, then a crc for each of `blocks` blocks; the owner keeps the counts */
 
-/* The whole of it, spread out. slots[i] 0: a hole. */
+/* The whole of it, spread out. slots[i] 0: a hole; so are the blocks from `count` on, of which
+ * nothing is written here. */
 struct layout {
-    uint64_t slots[STORE_BLOCKS_MAX];
+    uint32_t count;
     uint32_t crcs[STORE_BLOCKS_MAX];
+    uint64_t slots[STORE_BLOCKS_MAX];
 };
+
+static inline uint64_t layout_slot(const struct layout *l, uint32_t block)
+{
+    return block < l->count ? l->slots[block] : 0;
+}
+
+static inline void layout_set(struct layout *l, uint32_t block, uint64_t slot, uint32_t crc)
+{
+    while (l->count <= block)
+        l->slots[l->count++] = 0;
+    l->slots[block] = slot;
+    l->crcs[block] = crc;
+}
 
 /* Blocks first .. first + count - 1 of the object into slots and crcs [0 .. count - 1]. */
 void map_read(const struct map *m, uint32_t runs, uint32_t first, uint32_t count, uint64_t *slots,
               uint32_t *crcs);
+void map_spread(const struct map *m, uint32_t runs, struct layout *out);
 void map_present(const struct map *m, uint32_t runs, uint64_t present[STORE_BLOCKS_MAX / 64]);
 
 /* Replace `m` (which it frees, or uses again) by what `l` says; tells the new counts. */

@@ -119,8 +119,10 @@ static int read_find(struct store_read *r, const struct object *o, const struct 
     if (x == NULL || x->prepared == NULL)
         return -ENOENT;
     prepared_read(o, x->prepared, &l);
-    memcpy(r->slots, l.slots + first, count * sizeof(*l.slots));
-    memcpy(r->expected, l.crcs + first, count * sizeof(*l.crcs));
+    for (uint32_t i = 0; i < count; i++) {
+        r->slots[i] = layout_slot(&l, first + i);
+        r->expected[i] = l.crcs[first + i];
+    }
     r->version = x->prepared->version;
     return 0;
 }

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/crc32c.h"
+
 /* ---- Sets ---- */
 
 static void seqs_add(struct replay_seqs *q, uint64_t seq)
@@ -145,6 +147,30 @@ bool replay_must_verify(const struct replay *r)
            !seqs_has(&r->named, r->seq) && !replay_is_dropped(r);
 }
 
+bool replay_matches(const struct replay *r, const uint8_t *slots, struct replay_mismatch *out)
+{
+    const struct record_head *h = &r->head;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < h->runs_count; i++) {
+        struct record_run run;
+        record_run_get(r->s->scratch, i, &run);
+        for (uint32_t k = 0; run.slot != 0 && k < run.count; k++, n++) {
+            if (run.settled)
+                continue;
+            uint32_t crc = crc32c_block(h->id.image, h->id.object, run.first + k,
+                                        slots + (size_t)n * STORE_BLOCK, STORE_BLOCK);
+            uint32_t expected = record_crc_get(r->s->scratch, h, n);
+            if (crc == expected)
+                continue;
+            if (out != NULL)
+                *out = (struct replay_mismatch){run.first + k, run.slot + k, expected, crc};
+            return false;
+        }
+    }
+    return true;
+}
+
 /* ---- Into the index ---- */
 
 /* What the record's runs say, of what is or of the prepared part, into `l`; and which blocks. */
@@ -160,8 +186,7 @@ static void replay_runs(const struct replay *r, bool prepared, struct layout *l,
             uint32_t crc = run.slot == 0 ? 0 : record_crc_get(record, &r->head, n++);
             if (run.prepared != prepared)
                 continue;
-            l->slots[run.first + k] = run.slot == 0 ? 0 : run.slot + k;
-            l->crcs[run.first + k] = crc;
+            layout_set(l, run.first + k, run.slot == 0 ? 0 : run.slot + k, crc);
         }
         if (run.prepared == prepared)
             bitmap_set(touched, run.first, run.count);
@@ -192,7 +217,7 @@ static void replay_drop_prepared(struct store *s, struct object *o)
 static void replay_full(struct replay *r, struct object *o)
 {
     struct store *s = r->s;
-    struct layout l = {0};
+    struct layout l = {.count = 0};
     uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
 
     replay_set_headless(r, o, false);
@@ -210,7 +235,7 @@ static void replay_full(struct replay *r, struct object *o)
         return;
 
     struct record_prepared both;
-    l = (struct layout){0};
+    l.count = 0;
     memset(touched, 0, sizeof(touched));
     record_prepared_get(s->scratch, &r->head, &both);
     replay_runs(r, true, &l, touched);
@@ -237,7 +262,7 @@ static void replay_prepare(struct replay *r, struct object *o)
 {
     struct store *s = r->s;
     const struct prepared *before = object_work(s, o)->prepared;
-    struct layout l = {0};
+    struct layout l = {.count = 0};
     uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
 
     if (before != NULL && before->version == r->head.version)
@@ -275,7 +300,7 @@ static int replay_step(struct replay *r, struct object *o)
 static int replay_delta(struct replay *r, struct object *o)
 {
     struct store *s = r->s;
-    struct layout l = {0};
+    struct layout l = {.count = 0};
     uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
     int result = 0;
 
@@ -301,7 +326,7 @@ static int replay_delta(struct replay *r, struct object *o)
 
 static void replay_purge(struct replay *r, struct object *o)
 {
-    struct layout l = {0};
+    struct layout l = {.count = 0};
 
     replay_set_headless(r, o, false);
     replay_drop_prepared(r->s, o);
@@ -376,7 +401,7 @@ int replay_apply(struct replay *r, bool matches)
 
 static int replay_mark_slots(struct store *s, const struct layout *l)
 {
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
+    for (uint32_t b = 0; b < l->count; b++) {
         if (l->slots[b] == 0)
             continue;
         if (slots_is_used(&s->slots, l->slots[b]))

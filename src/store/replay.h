@@ -48,6 +48,14 @@ int replay_next(struct replay *r, const uint8_t *block, const struct block_head 
 
 /* Does it count only if its slots match (S2)? */
 bool replay_must_verify(const struct replay *r);
+/* Do they match? `slots`: a block for each crc of the record, in order; those of settled runs are
+ * not looked at. `out`, if there is one: the first that does not. */
+struct replay_mismatch {
+    uint32_t block; /* of the object */
+    uint64_t slot;
+    uint32_t expected, found;
+};
+bool replay_matches(const struct replay *r, const uint8_t *slots, struct replay_mismatch *out);
 /* The record counts, or, with `matches` false, is dropped, with all later ones of its object.
  * -EBADMSG: it cannot follow what came before it. */
 int replay_apply(struct replay *r, bool matches);

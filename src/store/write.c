@@ -172,7 +172,7 @@ static void write_free_slot(struct store *s, struct store_write *w, uint64_t slo
 static void write_clear(struct store *s, struct store_write *w, struct layout *l, uint32_t first,
                         uint32_t count)
 {
-    for (uint32_t b = first; b < first + count; b++) {
+    for (uint32_t b = first; b < first + count && b < l->count; b++) {
         write_free_slot(s, w, l->slots[b]);
         l->slots[b] = 0;
     }
@@ -201,9 +201,8 @@ static void write_place_data(struct store *s, struct store_write *w, struct layo
         for (uint32_t k = 0; k < slots_count(w->slots[i]); k++, b++, n++) {
             while (only != NULL && !bitmap_has(only, b))
                 b++;
-            write_free_slot(s, w, l->slots[b]);
-            l->slots[b] = slots_first(w->slots[i]) + k;
-            l->crcs[b] = w->crcs[n];
+            write_free_slot(s, w, layout_slot(l, b));
+            layout_set(l, b, slots_first(w->slots[i]) + k, w->crcs[n]);
         }
     }
 }
@@ -228,8 +227,8 @@ static void write_commit(struct store *s, struct store_write *w, struct object *
 
     object_read(o, &before);
     prepared_read(o, p, &now);
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
-        if (before.slots[b] != now.slots[b])
+    for (uint32_t b = 0; b < before.count; b++) {
+        if (before.slots[b] != layout_slot(&now, b))
             write_free_slot(s, w, before.slots[b]);
     }
     o->version = p->version;
@@ -252,8 +251,9 @@ static void write_rollback(struct store *s, struct store_write *w, struct object
 static void write_prepare(struct store *s, struct store_write *w, struct object *o, struct work *x)
 {
     uint64_t touched[STORE_BLOCKS_MAX / 64] = {0};
-    struct layout l = {0};
+    struct layout l;
 
+    l.count = 0;
     if (x->prepared != NULL && x->prepared->version == w->version)
         write_rollback(s, w, o, x);
     else if (x->prepared != NULL)

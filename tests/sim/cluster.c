@@ -629,7 +629,7 @@ bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint3
     if (o == NULL)
         return false;
     object_read(o, &l);
-    if (l.slots[block] == 0)
+    if (layout_slot(&l, block) == 0)
         return false;
     bool elsewhere = false;
     for (uint32_t i = 0; i < CLUSTER_NODES; i++) {
@@ -637,5 +637,5 @@ bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint3
         elsewhere = elsewhere || (other != NULL && other->version == o->version);
     }
     return elsewhere && sim_disk_flip(n->host, store_path,
-                                      8ull * STORE_BLOCK * l.slots[block] + bit) == 0;
+                                      8ull * STORE_BLOCK * layout_slot(&l, block) + bit) == 0;
 }

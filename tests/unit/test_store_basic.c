@@ -434,7 +434,7 @@ static uint64_t slot_of(struct world *w, uint64_t object, uint32_t block)
     struct layout l;
 
     object_read(o, &l);
-    return l.slots[block];
+    return layout_slot(&l, block);
 }
 
 static void a_flipped_bit_is_named_and_never_returned(void **state)

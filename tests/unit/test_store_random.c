@@ -242,9 +242,9 @@ static bool pending_matches(struct life *l, const struct model *m, const struct 
         return false;
     for (uint32_t b = 0; b < BLOCKS; b++) {
         block_fill(block, s->pending.values[b]);
-        if ((layout.slots[b] != 0) != (s->pending.values[b] != 0))
+        if ((layout_slot(&layout, b) != 0) != (s->pending.values[b] != 0))
             return false;
-        if (layout.slots[b] != 0 &&
+        if (layout_slot(&layout, b) != 0 &&
             layout.crcs[b] != crc32c_block(m->id.image, m->id.object, b, block, STORE_BLOCK))
             return false;
     }
