@@ -25,6 +25,11 @@ static_assert(BLOCK_CRC_AT + 4 == BLOCK_HEADER, "the crc ends the header");
 static_assert(PIECE_HEADER + 8 + 8 * RECORD_DROPS_MAX <= BLOCK_PAYLOAD, "drops fit into a block");
 static_assert(RECORD_HEADER % 8 == 0 && RECORD_RUN % 8 == 0 && RECORD_DEDUP % 8 == 0, "aligned");
 
+static bool block_is_zero(const uint8_t block[STORE_BLOCK])
+{
+    return get_u64(block) == 0 && memcmp(block, block + 8, STORE_BLOCK - 8) == 0;
+}
+
 /* ---- Superblock ---- */
 
 uint64_t superblock_place(uint64_t blocks, uint32_t i)
@@ -79,6 +84,18 @@ int superblock_decode(const uint8_t block[STORE_BLOCK], struct superblock *out)
         out->object_size == 0 || out->object_size > STORE_OBJECT_MAX)
         return -EINVAL;
     return 0;
+}
+
+void superblock_doubt(const uint8_t block[STORE_BLOCK], struct block_doubt *out)
+{
+    *out = (struct block_doubt){
+        .is_zero = block_is_zero(block),
+        .has_magic = get_u64(block) == SUPER_MAGIC,
+        .version = get_u32(block + 8),
+        .nonce = get_u64(block + 80),
+        .crc = get_u32(block + SUPER_CRC_AT),
+        .crc_found = crc32c(0, block, SUPER_CRC_AT),
+    };
 }
 
 /* ---- Ring block ---- */
@@ -137,9 +154,22 @@ int block_open(const uint8_t block[STORE_BLOCK], uint64_t nonce, struct block_he
     };
     if (get_u32(block + 4) != BLOCK_VERSION || out->seq == 0 || out->tail == 0 ||
         out->tail > out->seq || out->durable >= out->seq || out->used > BLOCK_PAYLOAD ||
-        out->used % PIECE_ALIGN != 0)
+        out->used % PIECE_ALIGN != 0 || (out->seq | out->mark | out->record) >= BLOCK_NUMBERS_MAX)
         return -EINVAL;
     return 0;
+}
+
+void block_doubt(const uint8_t block[STORE_BLOCK], struct block_doubt *out)
+{
+    *out = (struct block_doubt){
+        .is_zero = block_is_zero(block),
+        .has_magic = get_u32(block) == BLOCK_MAGIC,
+        .version = get_u32(block + 4),
+        .nonce = get_u64(block + 8),
+        .seq = get_u64(block + 16),
+        .crc = get_u32(block + BLOCK_CRC_AT),
+        .crc_found = block_crc(block),
+    };
 }
 
 void piece_put(uint8_t block[STORE_BLOCK], struct block_head *h, const struct piece *p)

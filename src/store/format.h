@@ -61,7 +61,22 @@ void superblock_encode(const struct superblock *sb, uint8_t block[STORE_BLOCK]);
 /* 0; -EINVAL: not a superblock, or damaged; -ENOTSUP: of a newer version. */
 int superblock_decode(const uint8_t block[STORE_BLOCK], struct superblock *out);
 
+/* For people, of a block that was refused: what it says where the fields would lie, and what it
+ * looks like. */
+struct block_doubt {
+    bool is_zero;   /* all of it */
+    bool has_magic; /* it begins like one */
+    uint32_t version;
+    uint64_t nonce, seq;     /* `seq`: of ring blocks */
+    uint32_t crc, crc_found; /* as it says; as it is */
+};
+void superblock_doubt(const uint8_t block[STORE_BLOCK], struct block_doubt *out);
+void block_doubt(const uint8_t block[STORE_BLOCK], struct block_doubt *out); /* of the ring */
+
 /* ---- Ring block ---- */
+
+/* Numbers of blocks and records are below; no store lives to see it. */
+#define BLOCK_NUMBERS_MAX ((uint64_t)1 << 63)
 
 struct block_head {
     uint64_t nonce;

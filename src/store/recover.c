@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/crc32c.h"
 #include "base/log.h"
 #include "store/replay.h"
+#include "store/scan.h"
 
 /*
  * The start of a store:
@@ -35,12 +35,6 @@ enum recovery_state {
 
 enum { CHUNK_BLOCKS = RECORD_RUNS_MAX }; /* the slots of one record, and many ring blocks */
 
-/* What is kept of each block of the ring, by its place; seq 0: no block. */
-struct seen {
-    uint64_t seq, tail, mark, durable, scrub_at;
-    uint32_t crc, prev_crc, scrub_since;
-};
-
 struct recovery_io {
     struct loop_op op;
     struct recovery *recovery;
@@ -58,7 +52,7 @@ struct recovery {
     uint8_t *verify; /* CHUNK_BLOCKS: slots */
 
     uint32_t copy_first; /* BOOT_FIRST: this copy */
-    struct seen *seen;
+    struct scan scan;
     uint64_t place; /* SCAN: of the chunk in buf */
     uint32_t chunk; /* blocks in buf */
     struct replay replay;
@@ -172,25 +166,19 @@ static const char *super_refuse(const struct store *s, int *result)
 static void recover_supers(struct recovery *r)
 {
     struct store *s = r->s;
-    struct superblock sb;
-    bool found = false;
-    int result;
+    uint32_t copy;
+    int result = scan_supers(r->buf, &s->super, &copy);
 
-    for (uint32_t i = 0; i < SUPER_COPIES; i++) {
-        result = superblock_decode(r->buf + (size_t)i * STORE_BLOCK, &sb);
-        if (result == -ENOTSUP) {
-            recover_fail(r, result, "was written by a newer version");
-            return;
-        }
-        if (result < 0 || (found && sb.boot <= s->super.boot))
-            continue;
-        found = true;
-        s->super = sb;
-        r->copy_first = (i + 1) % SUPER_COPIES;
+    if (result < 0) {
+        recover_fail(r, result,
+                     result == -ENOTSUP ? "was written by a newer version"
+                                        : "holds no Skerry store");
+        return;
     }
-    const char *error = found ? super_refuse(s, &result) : "holds no Skerry store";
+    r->copy_first = (copy + 1) % SUPER_COPIES;
+    const char *error = super_refuse(s, &result);
     if (error != NULL) {
-        recover_fail(r, found ? result : -EINVAL, error);
+        recover_fail(r, result, error);
         return;
     }
     s->super.boot++;
@@ -224,74 +212,30 @@ static void recover_scan(struct recovery *r)
     recover_read(r, r->s->super.ring_first + r->place, r->chunk, r->buf);
 }
 
-static int recover_see(struct recovery *r, uint64_t place, const uint8_t *block)
-{
-    struct block_head h;
-    int result = block_open(block, r->s->super.nonce, &h);
-
-    if (result == -EINVAL || (result == 0 && h.seq % r->s->super.ring_blocks != place))
-        return 0;
-    if (result < 0)
-        return result;
-    r->seen[place] = (struct seen){h.seq,      h.tail, h.mark,     h.durable,
-                                   h.scrub_at, h.crc,  h.prev_crc, h.scrub_since};
-    return replay_note_drops(&r->replay, block, &h);
-}
-
-static const struct seen *recover_seen(const struct recovery *r, uint64_t seq)
-{
-    const struct seen *e = &r->seen[seq % r->s->super.ring_blocks];
-
-    return e->seq == seq ? e : NULL;
-}
-
-/* S5: the highest block whose whole run from its own tail is there. 0: none. */
-static uint64_t recover_find_end(const struct recovery *r, uint64_t highest)
-{
-    uint64_t ring = r->s->super.ring_blocks;
-    uint64_t first = highest >= ring ? highest - ring + 1 : 1, run = 0, end = 0;
-    const struct seen *before = NULL;
-
-    for (uint64_t n = first; n <= highest; n++) {
-        const struct seen *e = recover_seen(r, n);
-        if (e != NULL && (before == NULL || e->prev_crc != before->crc))
-            run = n;
-        if (e != NULL && run <= e->tail)
-            end = n;
-        before = e;
-    }
-    return end;
-}
-
 static void recover_replay(struct recovery *r);
 
 static void recover_scan_end(struct recovery *r)
 {
     struct store *s = r->s;
-    uint64_t highest = 0, durable = 0;
 
-    for (uint64_t i = 0; i < s->super.ring_blocks; i++) {
-        highest = r->seen[i].seq > highest ? r->seen[i].seq : highest;
-        durable = r->seen[i].durable > durable ? r->seen[i].durable : durable;
-    }
-    uint64_t end = recover_find_end(r, highest);
-    if (end == 0 || durable > end) { /* S12 */
+    if (scan_end(&r->scan) < 0) { /* S12 */
         recover_fail(r, -EBADMSG, "its log is damaged: blocks that were durable are not there");
         return;
     }
-    const struct seen *last = recover_seen(r, end);
-    s->head = s->head_durable = s->head_records = end;
-    s->head_crc = last->crc;
-    s->tail = s->tail_durable = last->tail;
-    s->mark_durable = last->mark;
-    s->durable_said = last->durable;
-    s->scrub_at = last->scrub_at;
-    s->scrub_since = last->scrub_since;
-    replay_begin(&r->replay, last->tail, end, last->mark);
-    r->block = last->tail;
-    r->block_last = end;
+    scan_adopt(&r->scan, s);
+    replay_begin(&r->replay, s->tail, s->head, s->mark_durable);
+    r->block = s->tail;
+    r->block_last = s->head;
     r->chunk = 0;
     recover_replay(r);
+}
+
+static int recover_see(struct recovery *r, uint64_t place, const uint8_t *block)
+{
+    struct block_head h;
+    int result = scan_see(&r->scan, place, block, &h);
+
+    return result == 1 ? replay_note_drops(&r->replay, block, &h) : result;
 }
 
 static void recover_scanned(struct recovery *r)
@@ -346,25 +290,6 @@ static bool recover_verify(struct recovery *r)
     }
     r->state = RECOVER_VERIFY;
     return r->ios_left > 0;
-}
-
-static bool recover_matches(const struct recovery *r)
-{
-    const struct record_head *h = &r->replay.head;
-    const uint8_t *record = r->s->scratch;
-    uint32_t n = 0;
-
-    for (uint32_t i = 0; i < h->runs_count; i++) {
-        struct record_run run;
-        record_run_get(record, i, &run);
-        for (uint32_t k = 0; run.slot != 0 && k < run.count; k++, n++) {
-            uint32_t crc = crc32c_block(h->id.image, h->id.object, run.first + k,
-                                        r->verify + (size_t)n * STORE_BLOCK, STORE_BLOCK);
-            if (!run.settled && crc != record_crc_get(record, h, n))
-                return false;
-        }
-    }
-    return true;
 }
 
 static void recover_start_block(struct recovery *r);
@@ -424,7 +349,7 @@ static void recover_replay(struct recovery *r)
 
 static void recover_verified(struct recovery *r)
 {
-    if (replay_apply(&r->replay, recover_matches(r)) < 0)
+    if (replay_apply(&r->replay, replay_matches(&r->replay, r->verify, NULL)) < 0)
         recover_fail(r, -EBADMSG, "its log is damaged: a record makes no sense");
     else
         recover_replay(r);
@@ -498,7 +423,7 @@ static void recover_step(struct task *task)
     case RECOVER_BOOT_REST_FLUSH:
         store_limits(r->s);
         index_size(r->s);
-        r->seen = mem_zalloc(r->s->super.ring_blocks * sizeof(*r->seen));
+        scan_init(&r->scan, &r->s->super);
         recover_scan(r);
         break;
     case RECOVER_SCAN:
@@ -541,7 +466,7 @@ void recovery_free(struct store *s)
         return;
     s->recovery = NULL;
     replay_deinit(&r->replay);
-    free(r->seen);
+    scan_deinit(&r->scan);
     free(r->buf);
     free(r->verify);
     free(r);
