@@ -89,7 +89,7 @@ void sim_disk_clear_faults(struct sim_host *h)
     h->disk.slow_num = 0;
 }
 
-void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg), void *arg)
+void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg, enum sim_disk_op op), void *arg)
 {
     h->disk.watch = watch;
     h->disk.watch_arg = arg;
@@ -103,10 +103,10 @@ void sim_disk_set_slow(struct sim_host *h, uint32_t num, uint32_t den, uint64_t 
     h->disk.slow_ns_max = ns_max < latency_ns_max ? ns_max : latency_ns_max;
 }
 
-static void disk_watched(struct sim_host *h)
+static void disk_watched(struct sim_host *h, enum sim_disk_op op)
 {
     if (h->disk.watch != NULL)
-        h->disk.watch(h->disk.watch_arg);
+        h->disk.watch(h->disk.watch_arg, op);
 }
 
 /* Every fault that covers the call counts it; the first that is due decides. */
@@ -526,7 +526,7 @@ static struct sim_op *op_start(struct loop *l, struct loop_op *op, struct loop_f
 {
     struct sim_file *sf = file_of(f);
 
-    disk_watched(sf->loop->host);
+    disk_watched(sf->loop->host, fault);
     struct sim_op *o = sim_op_begin(l, op, kind);
     o->file = sf;
     sf->ops_count++;
@@ -597,7 +597,7 @@ static int now_begin(struct sim_file *f, enum sim_disk_op op, uint64_t amount)
 {
     struct sim_host *h = f->loop->host;
 
-    disk_watched(h);
+    disk_watched(h, op);
     sim_trace(h->sim, SIM_DISK, f->inode->number, amount);
     sim_block(&f->loop->base, sim_disk_latency(h));
     return disk_fault(h, f->path, op);

@@ -201,7 +201,7 @@ struct sim_disk {
     uint64_t seq;
     uint64_t used_pages;
     struct list faults;
-    void (*watch)(void *arg);
+    void (*watch)(void *arg, enum sim_disk_op op);
     void *watch_arg;
     uint32_t slow_num, slow_den;
     uint64_t slow_ns_max;

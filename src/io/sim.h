@@ -109,7 +109,7 @@ int sim_disk_peek(struct sim_host *h, const char *path, uint64_t offset, void *b
 /* `watch` is called before every read, write, flush and discard of the host's processes, blocking
  * ones too: the moments between which a crash finds nothing new. It may take images, and must not
  * touch this world otherwise. NULL ends it. */
-void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg), void *arg);
+void sim_disk_watch(struct sim_host *h, void (*watch)(void *arg, enum sim_disk_op op), void *arg);
 
 /*
  * What a file holds at one moment, with all that power loss could make of it: to try each crash

@@ -65,7 +65,8 @@ struct step {
     uint32_t first, count; /* WRITE, ZERO: blocks */
     uint64_t present;      /* REPLACE */
     uint32_t list;         /* REPLACE, DEDUP: dedup records */
-    bool lower;            /* REPLACE: with a version below; DELETE … : of a client */
+    bool lower;            /* REPLACE: with a version below */
+    bool quiet;            /* WRITE … : of no client */
     uint32_t pause_ns;     /* let the world go on for so long, afterwards */
 };
 
@@ -268,25 +269,32 @@ static inline int ledger_find(struct ledger *l, struct store *s, uint32_t item)
     return -1;
 }
 
-/* Read all of an object; `bad`: this block of it is known to be damaged (-1: none is). */
+static inline bool ledger_read_shows(const struct op *op, const struct shape *shape)
+{
+    for (uint32_t b = 0; b < op->r.len / STORE_BLOCK; b++) {
+        if (!block_is(op->data + (size_t)b * STORE_BLOCK,
+                      shape->values[op->r.offset / STORE_BLOCK + b]))
+            return false;
+    }
+    return true;
+}
+
+/* Read all of an object. */
 static inline void ledger_read(struct ledger *l, struct world *w, uint32_t item,
-                               const struct shape *shape, int bad)
+                               const struct shape *shape)
 {
     struct op *op = l->jobs[0].op;
     struct world *own = op->world;
 
     op->world = w;
-    for (uint32_t b = 0; b < LEDGER_BLOCKS; b++) {
-        int expected = (int)b == bad ? -EBADMSG : shape->there ? 0 : -ENOENT;
-        int got = op_read(op, item_object(item), b, 1);
-        if (got == -EIO && l->device_fails)
-            got = op_read(op, item_object(item), b, 1); /* only once */
-        if (got != expected && !(got == -ENOENT && shape_is_trimmable(l, item, shape)))
-            ledger_fault(l, "object %u: the read of block %u ends with %d", item, b, got);
-        else if (got != -EBADMSG && !block_is(op->data, shape->values[b]))
-            ledger_fault(l, "object %u: block %u reads as %llu", item, b,
-                         (unsigned long long)block_value(op->data));
-    }
+    int got = op_read(op, item_object(item), 0, LEDGER_BLOCKS);
+    if (got == -EIO && l->device_fails)
+        got = op_read(op, item_object(item), 0, LEDGER_BLOCKS); /* only once */
+    if (got != (shape->there ? 0 : -ENOENT) &&
+        !(got == -ENOENT && shape_is_trimmable(l, item, shape)))
+        ledger_fault(l, "object %u: a read ends with %d", item, got);
+    else if (!ledger_read_shows(op, shape))
+        ledger_fault(l, "object %u: a read shows something else", item);
     op->world = own;
 }
 
@@ -307,7 +315,7 @@ static inline bool ledger_check(struct ledger *l, struct world *w, bool adopt)
                          (unsigned long long)o.version);
             return false;
         }
-        ledger_read(l, w, i, &it->shapes[k], -1);
+        ledger_read(l, w, i, &it->shapes[k]);
         if (adopt) {
             it->shapes[0] = it->shapes[k];
             it->count = 1;
@@ -370,12 +378,12 @@ static inline void job_list(struct job *j, struct shape *shape, uint32_t count)
     j->op->w.dedups_count = count;
 }
 
-static inline void job_client(struct job *j, struct shape *shape)
+static inline void job_client(struct job *j, struct shape *shape, const struct step *st)
 {
     struct ledger *l = j->ledger;
     struct store_write *w = &j->op->w;
 
-    if (shape->groups_count == LEDGER_GROUPS)
+    if (st->quiet || shape->groups_count == LEDGER_GROUPS)
         return;
     w->client = 1 + l->seq % LEDGER_CLIENTS;
     w->seq = ++l->seq;
@@ -413,14 +421,14 @@ static inline void job_range(struct job *j, struct shape *shape, const struct st
     for (uint32_t i = 0; i < st->count; i++)
         shape->values[st->first + i] = writes ? ++l->value : 0;
     shape->deleted = false;
-    job_client(j, shape);
+    job_client(j, shape, st);
 }
 
-static inline void job_delete(struct job *j, struct shape *shape)
+static inline void job_delete(struct job *j, struct shape *shape, const struct step *st)
 {
     memset(shape->values, 0, sizeof(shape->values));
     shape->deleted = true;
-    job_client(j, shape);
+    job_client(j, shape, st);
 }
 
 static inline enum store_write_kind step_write_kind(enum step_kind kind)
@@ -454,7 +462,7 @@ static inline void job_generate(struct job *j, struct shape *shape, const struct
         if (st->kind == STEP_REPLACE)
             job_replace(j, shape, st);
         else if (st->kind == STEP_DELETE)
-            job_delete(j, shape);
+            job_delete(j, shape, st);
         else
             job_range(j, shape, st);
     }
@@ -569,6 +577,17 @@ static inline void ledger_restart(struct ledger *l, bool power_loss)
         ledger_fault(l, "a start ends with %d: it %s", result, l->w->open.error);
     else
         ledger_check(l, l->w, true);
+}
+
+/* All is answered: the newest state is the only one. */
+static inline void ledger_settle(struct ledger *l)
+{
+    for (uint32_t i = 0; i < LEDGER_ITEMS; i++) {
+        struct item *it = &l->items[i];
+        it->shapes[0] = *item_newest(it);
+        it->count = 1;
+        it->acked = 0;
+    }
 }
 
 static inline void ledger_trim(struct ledger *l, uint32_t item)

@@ -164,8 +164,9 @@ struct count {
     uint64_t calls;
 };
 
-static void count_on_call(void *arg)
+static void count_on_call(void *arg, enum sim_disk_op op)
 {
+    (void)op;
     ((struct count *)arg)->calls++;
 }
 
@@ -241,10 +242,11 @@ static void watcher_choose(struct watcher *x, const struct sim_image *image,
     }
 }
 
-static void watcher_on_call(void *arg)
+static void watcher_on_call(void *arg, enum sim_disk_op op)
 {
     struct watcher *x = arg;
     struct probe *probe = &x->probe;
+    (void)op;
 
     x->calls++;
     if (x->broken)
