@@ -69,11 +69,17 @@ static uint64_t slots_next_free(const struct slots *sl, uint64_t from)
 
 static uint32_t slots_free_run(const struct slots *sl, uint64_t first, uint32_t want)
 {
-    uint32_t len = 0;
+    uint64_t at = first, end = first + want < sl->count ? first + want : sl->count;
 
-    while (len < want && first + len < sl->count && !slots_is_used(sl, first + len))
-        len++;
-    return len;
+    while (at < end) {
+        uint64_t word = sl->words[at / 64] >> (at % 64);
+        if (word != 0) {
+            at += (uint64_t)__builtin_ctzll(word);
+            break;
+        }
+        at = (at / 64 + 1) * 64;
+    }
+    return (uint32_t)((at < end ? at : end) - first);
 }
 
 uint32_t slots_take(struct slots *sl, uint32_t want, uint64_t *first)
