@@ -40,6 +40,7 @@ enum {
     /* What an object costs in the ring at most: a full record, cut anywhere. */
     OBJECT_BYTES = RECORD_HEADER + 2 * PIECE_HEADER + 8,
     OBJECT_BLOCK_BYTES = RECORD_RUN + RECORD_CRC,
+    SLOTS_GROUP = 4096,
     PREPARED_BLOCKS = 2, /* what a prepared part takes besides its blocks, as if it were so many */
 };
 
@@ -150,6 +151,7 @@ struct image {
 struct slots {
     uint64_t *words;  /* a bit per block of the device: in use */
     uint16_t *groups; /* free slots per SLOTS_GROUP */
+    uint64_t *freed;  /* a bit per group: a slot of it was freed since it was last looked at */
     uint64_t count;
     uint64_t free;
     uint64_t next; /* where to look first */
@@ -211,6 +213,28 @@ struct io {
 };
 
 struct recovery;
+struct scrub;
+
+/* discard.c */
+enum discard_state { DISCARD_PAUSE, DISCARD_BUSY };
+
+struct discard {
+    struct store *store;
+    struct task task;
+    struct loop_timer timer;
+    struct loop_op op;
+    enum discard_state state;
+    bool came;             /* … the op did */
+    bool off;              /* it failed once */
+    uint64_t first, count; /* slots that are discarded now */
+    uint64_t held;         /* … as many are marked as used for it */
+    bool in_group;
+    uint64_t group, at;    /* the next group; the next slot in the one before */
+    uint64_t pass_ns;      /* when this pass began */
+    uint64_t align, least; /* slots */
+    uint64_t keep;         /* slots that must be free */
+    uint64_t pause_ms, busy_ms, pass_ms;
+};
 
 struct store {
     struct loop *loop;
@@ -292,8 +316,12 @@ struct store {
     struct loop_op flush_op;
 
     /* Scrub (scrub.c): carried by every ring block. */
-    uint64_t scrub_at;
-    uint32_t scrub_since;
+    uint64_t scrub_at;    /* buckets of objects before it are done */
+    uint32_t scrub_since; /* when this round began: seconds since 1970; 0: there was none */
+    uint64_t scrub_want;  /* a block of this number is wanted, to carry them */
+    struct scrub *scrub;  /* NULL: off */
+
+    struct discard *discard; /* NULL: off */
 
     struct store_status counters;
 };
@@ -310,6 +338,9 @@ void slots_deinit(struct slots *sl);
 uint32_t slots_take(struct slots *sl, uint32_t want, uint64_t *first);
 void slots_mark(struct slots *sl, uint64_t slot, bool used); /* must change it */
 bool slots_is_used(const struct slots *sl, uint64_t slot);
+void slots_return(struct slots *sl, uint64_t slot); /* it becomes free, and that is no news */
+bool slots_take_freed(struct slots *sl, uint64_t group);
+void slots_note_freed(struct slots *sl, uint64_t slot);
 void freed_push(struct freed_queue *q, const struct freed *f);
 struct freed *freed_first(struct freed_queue *q); /* NULL when empty */
 void freed_pop(struct freed_queue *q);
@@ -454,6 +485,16 @@ void recovery_free(struct store *s);
 
 /* write.c: of records, that writes may bring live state to */
 uint64_t write_log_limit(const struct store *s);
+
+/* scrub.c: once it is open; off unless configured */
+void scrub_start(struct store *s);
+void scrub_free(struct store *s);
+void scrub_status(const struct store *s, struct store_status *out);
+
+/* discard.c: once it is open */
+void discard_start(struct store *s);
+void discard_free(struct store *s);
+uint64_t discard_held(const struct store *s); /* slots that are free but for a moment */
 
 /* store.c */
 void store_fail(struct store *s, int error, const char *what);

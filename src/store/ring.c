@@ -330,6 +330,8 @@ bool ring_wants_empty(struct store *s)
     if (ring_used(s) + clean_reserve(s->ring_bytes) >= s->super.ring_blocks &&
         ring_tail(s, s->head + 1) == s->tail_durable)
         return false;
+    if (s->scrub_want > s->head)
+        return true;
     if ((!list_empty(&s->deferred) || s->queue_blocked || s->cleaning) && ring_has_news(s))
         return true;
     return s->idle_due &&

@@ -8,7 +8,6 @@
  * that holds everything is worth passing a few shorter ones.
  */
 enum {
-    SLOTS_GROUP = 4096,
     SLOTS_LOOK = 4096, /* slots to look through for a better run, once there is one */
 };
 
@@ -19,6 +18,9 @@ void slots_init(struct slots *sl, uint64_t count)
     *sl = (struct slots){.count = count, .free = count};
     sl->words = mem_zalloc(groups * (SLOTS_GROUP / 64) * sizeof(uint64_t));
     sl->groups = mem_zalloc(groups * sizeof(uint16_t));
+    sl->freed = mem_zalloc((groups + 63) / 64 * sizeof(uint64_t));
+    for (uint64_t i = 0; i < (groups + 63) / 64; i++)
+        sl->freed[i] = UINT64_MAX; /* of what was before nothing is known */
     for (uint64_t i = 0; i < groups; i++)
         sl->groups[i] = (uint16_t)(count - i * SLOTS_GROUP < SLOTS_GROUP ? count - i * SLOTS_GROUP
                                                                          : SLOTS_GROUP);
@@ -28,6 +30,7 @@ void slots_deinit(struct slots *sl)
 {
     free(sl->words);
     free(sl->groups);
+    free(sl->freed);
     *sl = (struct slots){0};
 }
 
@@ -37,7 +40,7 @@ bool slots_is_used(const struct slots *sl, uint64_t slot)
     return (sl->words[slot / 64] >> (slot % 64) & 1) != 0;
 }
 
-void slots_mark(struct slots *sl, uint64_t slot, bool used)
+static void slots_change(struct slots *sl, uint64_t slot, bool used)
 {
     check(slots_is_used(sl, slot) != used);
 
@@ -45,6 +48,35 @@ void slots_mark(struct slots *sl, uint64_t slot, bool used)
     sl->free = used ? sl->free - 1 : sl->free + 1;
     uint16_t *group = &sl->groups[slot / SLOTS_GROUP];
     *group = (uint16_t)(used ? *group - 1 : *group + 1);
+}
+
+void slots_mark(struct slots *sl, uint64_t slot, bool used)
+{
+    slots_change(sl, slot, used);
+    if (!used)
+        slots_note_freed(sl, slot);
+}
+
+void slots_return(struct slots *sl, uint64_t slot)
+{
+    slots_change(sl, slot, false);
+}
+
+void slots_note_freed(struct slots *sl, uint64_t slot)
+{
+    uint64_t group = slot / SLOTS_GROUP;
+
+    sl->freed[group / 64] |= (uint64_t)1 << (group % 64);
+}
+
+/* Was something of the group freed? It is forgotten. */
+bool slots_take_freed(struct slots *sl, uint64_t group)
+{
+    uint64_t bit = (uint64_t)1 << (group % 64);
+    bool freed = (sl->freed[group / 64] & bit) != 0;
+
+    sl->freed[group / 64] &= ~bit;
+    return freed;
 }
 
 /* First free slot at or after `from`, or count. */

@@ -287,6 +287,8 @@ void store_opened(struct store *s, int result, const char *error)
     snprintf(o->error, sizeof(o->error), "%s", error);
     o->incarnation = s->super.boot;
     if (result == 0) {
+        scrub_start(s);
+        discard_start(s);
         store_wake(s); /* what the last block could not say is said when it stays quiet */
     } else {
         o->store = NULL;
@@ -298,6 +300,8 @@ void store_opened(struct store *s, int result, const char *error)
 void store_close(struct store *s)
 {
     recovery_free(s);
+    scrub_free(s);
+    discard_free(s);
     loop_timer_stop(s->loop, &s->idle_timer);
     task_cancel(&s->task);
     index_deinit(s);
@@ -317,7 +321,7 @@ void store_status(struct store *s, struct store_status *out)
     *out = s->counters;
     out->size_bytes = s->super.blocks * STORE_BLOCK;
     out->data_bytes = s->slots_capacity * STORE_BLOCK;
-    out->used_bytes = (data - s->slots.free) * STORE_BLOCK;
+    out->used_bytes = (data - s->slots.free - discard_held(s)) * STORE_BLOCK;
     out->free_bytes = s->slots_capacity > s->slots_live + s->promised_slots
                           ? (s->slots_capacity - s->slots_live - s->promised_slots) * STORE_BLOCK
                           : 0;
@@ -333,5 +337,6 @@ void store_status(struct store *s, struct store_status *out)
     out->index_bytes = slab_bytes(&s->objects) + slab_bytes(&s->works) + s->maps_bytes +
                        s->places_bytes + (s->buckets_mask + 1) * sizeof(*s->buckets) +
                        s->dedups_count * sizeof(struct dedup);
+    scrub_status(s, out);
     out->failed = s->failed != 0;
 }

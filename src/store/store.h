@@ -62,6 +62,15 @@ int store_format(struct loop *loop, const char *path, const struct store_format 
  * newer version. */
 int store_probe(struct loop *loop, const char *path, struct store_format *out);
 
+/* Is the room of blocks that are free given back to the device or file system, in the background?
+ */
+enum store_discard {
+    STORE_DISCARD_AUTO, /* on a device that can, and of a file that is sparse when it is opened:
+                           what was reserved stays so */
+    STORE_DISCARD_ON,   /* where it is possible at all */
+    STORE_DISCARD_OFF,
+};
+
 struct store_config {
     struct loop *loop;
     const char *path;
@@ -71,6 +80,12 @@ struct store_config {
                             device. 0: not known */
     void (*failed)(void *arg, int error, const char *what); /* once, when the device failed */
     void *arg;
+    uint64_t scrub_period_s; /* every block in use is read and checked once in so long; 0: none */
+    uint64_t scrub_rate;     /* … bytes a second, at most; 0: 64 MiB */
+    /* Optional. A block was found that is not what was written (-EBADMSG) or is not given back
+     * (-EIO). Once a round for each; the store goes on, and it is the caller's to mend it. */
+    void (*scrub_bad)(void *arg, const struct store_id *id, uint64_t pg, uint32_t block, int error);
+    enum store_discard discard;
     uint32_t mutants; /* tests only: rules to leave out (1 << enum store_mutant); 0 in production */
 };
 
@@ -82,6 +97,7 @@ enum store_mutant {
     STORE_MUTANT_NO_FLUSH,       /* S10: a write that is done counts as durable */
     STORE_MUTANT_TAIL_EARLY,     /* S6: the tail passes records whose successor is in flight */
     STORE_MUTANT_RING_REUSE,     /* S6: ring space returns before a durable block names the tail */
+    STORE_MUTANT_DISCARD_EARLY,  /* S1: what was freed is discarded at once */
     STORE_MUTANT_COUNT
 };
 
@@ -272,6 +288,13 @@ struct store_status {
     uint64_t writes_total, reads_total, blocks_total, cleaned_total, flushes_total,
         crc_errors_total;
     uint64_t index_bytes;
+    /* Scrub: 0 where it is off. */
+    uint32_t scrub_permille;   /* of this round */
+    uint64_t scrub_started_s;  /* when it began, seconds since 1970 */
+    uint64_t scrub_finished_s; /* when the last whole one ended; 0: none since the start */
+    bool scrub_late;           /* this round should have ended; it goes on */
+    uint64_t scrub_rounds_total, scrub_blocks_total, scrub_bad_total;
+    uint64_t discarded_bytes_total;
     bool failed;
 };
 void store_status(struct store *s, struct store_status *out);

@@ -34,6 +34,9 @@ struct world {
     struct store *store;
     bool opened; /* the open came back */
     uint32_t mutants;
+    bool discards;
+    uint64_t scrub_period_s, scrub_rate; /* 0: no scrub */
+    void (*scrub_bad)(void *arg, const struct store_id *id, uint64_t pg, uint32_t block, int error);
     uint32_t failed_count;
     int failed_error;
 };
@@ -112,6 +115,10 @@ static inline void world_open_start(struct world *w)
                    .osd = f.osd,
                    .failed = world_on_failed,
                    .arg = w,
+                   .scrub_period_s = w->scrub_period_s,
+                   .scrub_rate = w->scrub_rate,
+                   .scrub_bad = w->scrub_bad,
+                   .discard = w->discards ? STORE_DISCARD_AUTO : STORE_DISCARD_OFF,
                    .mutants = w->mutants},
         .done = world_on_opened,
     };
