@@ -15,7 +15,7 @@
 
 enum { SEQUENCE_MAX = 3, CHOICES_MAX = 1 << 12, CHOICES_SAMPLE = 24, PAGES_MAX = 64 };
 
-static const struct {
+static const struct letter {
     const char *name;
     struct step step;
 } alphabet[] = {
@@ -25,6 +25,7 @@ static const struct {
     {"zero", {.kind = STEP_ZERO, .first = 1, .count = 1}},
     {"delete", {.kind = STEP_DELETE}},
     {"replace", {.kind = STEP_REPLACE, .present = 5, .list = 2, .lower = true}},
+    {"long list", {.kind = STEP_REPLACE, .item = 2, .present = 1, .list = 700}},
     {"dedup", {.kind = STEP_DEDUP, .list = 3}},
     {"purge", {.kind = STEP_PURGE}},
     {"restart", {.kind = STEP_RESTART}},
@@ -265,20 +266,19 @@ static void base_deinit(struct base *base)
     ledger_deinit(&base->ledger);
 }
 
-enum base_kind { BASE_FRESH, BASE_WRAPS, BASE_CLEANS_SOON, BASE_CLEANS, BASE_CLEANS_NOW, BASES };
+enum base_kind { BASE_FRESH, BASE_WRAPS, BASE_CLEANS_SOON, BASE_CLEANS, BASES };
 
-/* Fresh; or a few blocks before the ring's end; or before cleaning begins, which a start of its own
- * brings nearer by one block or two. */
+/* Fresh; or a few blocks before the ring's end; or so full that cleaning will copy for what comes:
+ * at once if that is much. */
 static void base_make_kind(struct base *base, enum base_kind kind)
 {
-    static const char *const names[BASES] = {"fresh", "wrapping", "soon cleaning", "cleaning",
-                                             "at once cleaning"};
+    static const char *const names[BASES] = {"fresh", "wrapping", "soon cleaning", "cleaning"};
     uint32_t writes = kind == BASE_FRESH ? 0 : RING_BLOCKS_MIN - 6;
 
     if (kind > BASE_WRAPS) {
-        writes = base_make(base, names[kind], RING_BLOCKS_MIN);
-        assert_true(writes > 100);
-        writes -= BASES + 1 - kind;
+        writes = base_make(base, names[kind], 4 * RING_BLOCKS_MIN);
+        assert_true(writes > 50);
+        writes -= kind == BASE_CLEANS ? 2 : 12;
         base_deinit(base);
     }
     base_make(base, names[kind], writes);
@@ -305,7 +305,7 @@ static void whatever_a_crash_leaves_is_a_state_at_or_after_the_last_answer(void 
         struct base base;
         base_make_kind(&base, kind);
         for (uint32_t len = 1; len <= SEQUENCE_MAX; len++) {
-            uint64_t step = c->full || len == 1 ? 1 : len == 2 ? 4 : 20;
+            uint64_t step = c->full || len == 1 ? 1 : len == 2 ? 3 : 25;
             sequences(c, &base, len, false, step);
             sequences(c, &base, len, true, step);
         }
@@ -318,7 +318,7 @@ static void whatever_a_crash_leaves_is_a_state_at_or_after_the_last_answer(void 
            (unsigned long long)c->images, (unsigned long long)c->sampled,
            (unsigned long long)c->states, (unsigned long long)c->seconds, c->pages_max,
            (long long)(time(NULL) - begin));
-    assert_true(c->states > 5000 && c->seconds > 500);
+    assert_true(c->states > 10000 && c->seconds > 1000 && c->copies > 100);
     world_deinit(&c->w);
     ledger_deinit(&c->l);
     probe_deinit(&c->probe);
