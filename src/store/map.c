@@ -34,10 +34,12 @@ void map_read(const struct map *m, uint32_t runs, uint32_t first, uint32_t count
               uint32_t *crcs)
 {
     const uint64_t *words = (const uint64_t *)m;
-    const uint32_t *crc = (const uint32_t *)(words + runs);
 
     memset(slots, 0, count * sizeof(*slots));
     memset(crcs, 0, count * sizeof(*crcs));
+    if (m == NULL)
+        return;
+    const uint32_t *crc = (const uint32_t *)(words + runs);
     for (uint32_t i = 0; i < runs; i++) {
         uint32_t run = run_first(words[i]), len = run_count(words[i]);
         uint32_t from = run > first ? run : first;
@@ -55,9 +57,11 @@ void map_read(const struct map *m, uint32_t runs, uint32_t first, uint32_t count
 void map_spread(const struct map *m, uint32_t runs, struct layout *out)
 {
     const uint64_t *words = (const uint64_t *)m;
-    const uint32_t *crc = (const uint32_t *)(words + runs);
 
     out->count = 0;
+    if (m == NULL)
+        return;
+    const uint32_t *crc = (const uint32_t *)(words + runs);
     for (uint32_t i = 0; i < runs; i++) {
         uint32_t first = run_first(words[i]), len = run_count(words[i]);
         uint64_t slot = words[i] >> RUN_SLOT_SHIFT;
