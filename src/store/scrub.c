@@ -176,17 +176,6 @@ static bool scrub_wants_any(const struct scrub *sc)
     return false;
 }
 
-static void scrub_want_prepared(struct scrub *sc, const struct prepared *p)
-{
-    struct layout l;
-
-    prepared_changes(p, &l);
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
-        if (l.slots[b] != 0)
-            bitmap_set(sc->wanted, b, 1);
-    }
-}
-
 /* What there is to read of the object at work; false: nothing more. */
 static bool scrub_want(struct scrub *sc)
 {
@@ -222,7 +211,7 @@ static void scrub_take_object(struct scrub *sc, const struct object *o)
     sc->prepared = true; /* first */
     memset(sc->wanted, 0, sizeof(sc->wanted));
     if (x != NULL && x->prepared != NULL)
-        scrub_want_prepared(sc, x->prepared);
+        map_present(x->prepared->map, x->prepared->runs, sc->wanted);
 }
 
 /* True: there is something to read. False: the goal is reached, or `*looked` is used up. */
