@@ -23,7 +23,7 @@ static int seqs_compare(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static bool seqs_has(const struct replay_seqs *q, uint64_t seq)
+bool replay_seqs_has(const struct replay_seqs *q, uint64_t seq)
 {
     return q->count > 0 &&
            bsearch(&seq, q->items, q->count, sizeof(*q->items), seqs_compare) != NULL;
@@ -86,11 +86,7 @@ void replay_begin(struct replay *r, uint64_t first, uint64_t last, uint64_t mark
 
 /* ---- Records out of pieces ---- */
 
-/*
- * A record whose beginning lies before the tail is not needed; one whose end was never written does
- * not exist. Both just have no first, or no last, piece here.
- */
-static int replay_add_piece(struct replay *r, const struct piece *p, uint64_t block_seq)
+int replay_add_piece(struct replay *r, const struct piece *p, uint64_t block_seq)
 {
     if (p->offset == 0) {
         if (p->seq <= r->s->seq_last)
@@ -144,7 +140,7 @@ static bool replay_is_dropped(const struct replay *r)
 bool replay_must_verify(const struct replay *r)
 {
     return r->seq > r->mark && !store_mutated(r->s, STORE_MUTANT_TRUST_ALL) &&
-           !seqs_has(&r->named, r->seq) && !replay_is_dropped(r);
+           !replay_seqs_has(&r->named, r->seq) && !replay_is_dropped(r);
 }
 
 bool replay_matches(const struct replay *r, const uint8_t *slots, struct replay_mismatch *out)
@@ -366,7 +362,7 @@ int replay_apply(struct replay *r, bool matches)
     struct store *s = r->s;
     int result = 0;
 
-    if (seqs_has(&r->named, r->seq)) {
+    if (replay_seqs_has(&r->named, r->seq)) {
         /* Beyond the mark: the start that named it did not come to its end, and may have had more
          * of this object to name. */
         if (r->seq > r->mark)

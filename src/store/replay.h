@@ -14,6 +14,8 @@ struct replay_seqs {
     uint64_t count, capacity;
 };
 
+bool replay_seqs_has(const struct replay_seqs *q, uint64_t seq);
+
 struct replay {
     struct store *s;
     uint64_t mark;               /* of the last block: records <= mark are trusted (S2) */
@@ -38,6 +40,13 @@ void replay_deinit(struct replay *r);
 int replay_note_drops(struct replay *r, const uint8_t *block, const struct block_head *h);
 /* The log is the blocks first .. last. */
 void replay_begin(struct replay *r, uint64_t first, uint64_t last, uint64_t mark);
+
+/*
+ * One piece. 1: the record is whole, in store.scratch; 0: it is not; -EBADMSG. A record whose
+ * beginning lies before the tail is not needed; one whose end was never written does not exist.
+ * Both just have no first, or no last, piece here.
+ */
+int replay_add_piece(struct replay *r, const struct piece *p, uint64_t block_seq);
 
 /*
  * The next whole record of a block, in r->head and store.scratch. 1; 0: the block has no more;
