@@ -12,26 +12,38 @@
  *   that hands over all entries prepared meanwhile and, if nothing is left to do, sleeps until a
  *   completion, the next timer, or a message.
  *
+ * A turn that starts many ops on files hands them over in groups on the way. For the kernel passes
+ * on what came in one call when it has all of it, and a device answers what came together
+ * together: in one piece the device would rest while we work, and we while it does.
+ *
  * Threads. Where the kernel can, the ring belongs to one thread (SINGLE_ISSUER, DEFER_TASKRUN: its
  * completions are run in batches, when we ask). It is created disabled and enabled by the first
  * loop_run(), so that it may be created, and ops started, on another thread before. After
  * loop_run() returned any thread may have to halt it: therefore no file I/O is left in the kernel
  * when run() returns.
  */
-enum { REAP_BATCH = 64 };
+enum { REAP_BATCH = 64, FILE_GROUP = 8 };
 
 /* user_data of entries that belong to no op */
 enum { ENTRY_IGNORED = 0, ENTRY_WAKE = 1 };
 
 /* ---- Operations ---- */
 
+/* Errors of the call itself are moments of shortage: what could not be handed over stays queued and
+ * goes with a later turn. */
+static void ring_entered(int res)
+{
+    check(res >= 0 || res == -EINTR || res == -ETIME || res == -EAGAIN || res == -EBUSY);
+}
+
 static void op_submit(struct uring_loop *l, struct loop_op *op)
 {
     struct uring_state *s = uring_state(op);
+    bool is_file = uring_kind_is_file(s->kind);
     struct io_uring_sqe *sqe = io_uring_get_sqe(&l->ring);
 
     check(sqe != NULL);
-    if (uring_kind_is_file(s->kind)) {
+    if (is_file) {
         uring_file_prepare(l, sqe, s);
         l->file_ops_inflight++;
     } else {
@@ -39,6 +51,8 @@ static void op_submit(struct uring_loop *l, struct loop_op *op)
     }
     io_uring_sqe_set_data(sqe, op);
     list_push(&l->inflight, &op->link);
+    if (is_file && l->is_running && io_uring_sq_ready(&l->ring) >= FILE_GROUP)
+        ring_entered(io_uring_submit(&l->ring));
 }
 
 static bool ring_has_room(struct uring_loop *l)
@@ -63,13 +77,6 @@ void uring_resume(struct uring_loop *l, struct loop_op *op)
     bool is_file = uring_kind_is_file(uring_state(op)->kind);
 
     list_push_front(is_file ? &l->waiting_file : &l->waiting_net, &op->link);
-}
-
-/* Errors of the call itself are moments of shortage: what could not be handed over stays queued and
- * goes with a later turn. */
-static void ring_entered(int res)
-{
-    check(res >= 0 || res == -EINTR || res == -ETIME || res == -EAGAIN || res == -EBUSY);
 }
 
 /* For the loop's own few entries, which cannot wait in a list. The loop's thread is running. */
@@ -228,8 +235,10 @@ static void uring_run(struct loop *base)
     l->has_run = true;
     bool is_registered = io_uring_register_ring_fd(&l->ring) == 1; /* saves a look-up per call */
 
+    l->is_running = true;
     while (!l->os.is_stopping)
         loop_turn(l);
+    l->is_running = false;
     l->os.is_stopping = false;
 
     files_drain(l);

@@ -40,6 +40,7 @@ struct uring_loop {
     struct msghdr *msgs; /* one for each entry of the submission queue */
     bool must_enable; /* the ring was created disabled: the first run makes it the thread's own */
     bool has_run;
+    bool is_running;
     bool is_halting;
     bool is_wake_armed;
     bool has_uring_cmd; /* the kernel knows this operation */
