@@ -199,14 +199,10 @@ static void ring_poll(struct uring_loop *l)
 
 static void loop_turn(struct uring_loop *l)
 {
-    os_inbox_run(&l->os);
-    if (l->os.base.timers.count > 0)
-        loop_timers_fire(&l->os.base, os_now(&l->os.base));
-    os_deliver(&l->os);
-    os_tasks_run(&l->os);
+    os_turn(&l->os);
     ops_submit_waiting(l, &l->waiting_net);
     ops_submit_waiting(l, &l->waiting_file);
-    if (os_is_idle(&l->os) && !l->os.is_stopping && os_inbox_sleep(&l->os))
+    if (os_may_sleep(&l->os))
         ring_wait(l);
     else
         ring_poll(l);
@@ -292,44 +288,23 @@ static void uring_destroy(struct loop *base)
 
 static const struct loop_backend uring_backend = {
     .name = "uring",
+    OS_BACKEND,
     .run = uring_run,
-    .stop = os_stop,
     .halt = uring_halt,
     .destroy = uring_destroy,
-    .woken = os_woken,
-    .now = os_now,
-    .wall_ms = os_wall_ms,
-    .random = os_random,
-    .post = os_post,
-    .file_open = os_file_open,
-    .file_close = os_file_close,
-    .file_size = os_file_size,
     .file_info = uring_file_info,
-    .file_resize = os_file_resize,
     .readv = uring_readv,
     .writev = uring_writev,
     .discard = uring_discard,
     .flush = uring_flush,
-    .read_now = os_read_now,
-    .write_now = os_write_now,
-    .flush_now = os_flush_now,
     .buffers_register = uring_buffers_register,
     .buffers_unregister = uring_buffers_unregister,
-    .dir_create = os_dir_create,
-    .dir_sync = os_dir_sync,
-    .dir_list = os_dir_list,
-    .rename = os_rename,
-    .unlink = os_unlink,
-    .disk_free = os_disk_free,
-    .listen = os_listen,
-    .listen_unix = os_listen_unix,
     .listener_close = uring_listener_close,
     .accept = uring_accept,
     .connect = uring_connect,
     .recv = uring_recv,
     .send = uring_send,
     .conn_close = uring_conn_close,
-    .conn_peer = os_conn_peer,
     .conn_move = os_conn_move,
 };
 

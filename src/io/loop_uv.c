@@ -63,13 +63,9 @@ static void timer_set(struct luv_loop *l)
 
 static void loop_turn(struct luv_loop *l)
 {
-    os_inbox_run(&l->os);
-    if (l->os.base.timers.count > 0)
-        loop_timers_fire(&l->os.base, os_now(&l->os.base));
-    os_deliver(&l->os);
-    os_tasks_run(&l->os);
+    os_turn(&l->os);
     luv_works_submit(l);
-    if (os_is_idle(&l->os) && !l->os.is_stopping && os_inbox_sleep(&l->os)) {
+    if (os_may_sleep(&l->os)) {
         timer_set(l);
         uv_run(&l->uv, UV_RUN_ONCE);
     } else {
@@ -118,42 +114,21 @@ static void luv_destroy(struct loop *base)
 
 static const struct loop_backend luv_backend = {
     .name = "uv",
+    OS_BACKEND,
     .run = luv_run,
-    .stop = os_stop,
     .halt = luv_halt,
     .destroy = luv_destroy,
-    .woken = os_woken,
-    .now = os_now,
-    .wall_ms = os_wall_ms,
-    .random = os_random,
-    .post = os_post,
-    .file_open = os_file_open,
-    .file_close = os_file_close,
-    .file_size = os_file_size,
     .file_info = os_file_info,
-    .file_resize = os_file_resize,
     .readv = luv_readv,
     .writev = luv_writev,
     .discard = luv_discard,
     .flush = luv_flush,
-    .read_now = os_read_now,
-    .write_now = os_write_now,
-    .flush_now = os_flush_now,
-    .dir_create = os_dir_create,
-    .dir_sync = os_dir_sync,
-    .dir_list = os_dir_list,
-    .rename = os_rename,
-    .unlink = os_unlink,
-    .disk_free = os_disk_free,
-    .listen = os_listen,
-    .listen_unix = os_listen_unix,
     .listener_close = luv_listener_close,
     .accept = luv_accept,
     .connect = luv_connect,
     .recv = luv_recv,
     .send = luv_send,
     .conn_close = luv_conn_close,
-    .conn_peer = os_conn_peer,
     .conn_move = luv_conn_move,
 };
 

@@ -117,17 +117,15 @@ void os_loop_deinit(struct os_loop *l); /* after os_loop_close(), or when nothin
 void os_inbox_halt(struct os_loop *l);
 void os_loop_close(struct os_loop *l); /* every descriptor of a handle */
 
-void os_inbox_run(struct os_loop *l);
+/* How a turn begins: messages, timers that are due, results that are known, a bounded number of
+ * tasks. */
+void os_turn(struct os_loop *l);
 
-/* From here on, whoever posts writes to wake_fd. False: there are messages. */
-bool os_inbox_sleep(struct os_loop *l);
+/* How it ends. True: nothing is left to do, and from here on, whoever posts writes to wake_fd. */
+bool os_may_sleep(struct os_loop *l);
 
-void os_tasks_run(struct os_loop *l); /* a bounded number */
-bool os_is_idle(const struct os_loop *l);
-
-/* The op has its result; done() follows when the turn delivers. */
+/* The op has its result; done() follows in the next turn. */
 void os_finish(struct os_loop *l, struct loop_op *op, int64_t result);
-void os_deliver(struct os_loop *l);
 
 /* The table's, as they stand. */
 void os_stop(struct loop *l);
@@ -203,5 +201,15 @@ void os_conn_end_moved(struct loop_msg *msg); /* close and free it */
 
 /* Shut down and close: the port is free at once, whatever still refers to the socket. */
 void os_socket_end(int fd);
+
+/* What both tables have. */
+#define OS_BACKEND                                                                                 \
+    .stop = os_stop, .woken = os_woken, .now = os_now, .wall_ms = os_wall_ms, .random = os_random, \
+    .post = os_post, .file_open = os_file_open, .file_close = os_file_close,                       \
+    .file_size = os_file_size, .file_resize = os_file_resize, .read_now = os_read_now,             \
+    .write_now = os_write_now, .flush_now = os_flush_now, .dir_create = os_dir_create,             \
+    .dir_sync = os_dir_sync, .dir_list = os_dir_list, .rename = os_rename, .unlink = os_unlink,    \
+    .disk_free = os_disk_free, .listen = os_listen, .listen_unix = os_listen_unix,                 \
+    .conn_peer = os_conn_peer
 
 #endif /* IO_OS_H */

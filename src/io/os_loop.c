@@ -68,7 +68,7 @@ static struct loop_msg *inbox_take(struct os_loop *l, struct loop_msg *instead)
     return in_order;
 }
 
-void os_inbox_run(struct os_loop *l)
+static void inbox_run(struct os_loop *l)
 {
     struct loop_msg *msg = inbox_take(l, NULL);
 
@@ -79,7 +79,8 @@ void os_inbox_run(struct os_loop *l)
     }
 }
 
-bool os_inbox_sleep(struct os_loop *l)
+/* Whoever posts from here on writes to wake_fd. False: there are messages. */
+static bool inbox_sleep(struct os_loop *l)
 {
     struct loop_msg *expected = NULL;
     return atomic_compare_exchange_strong_explicit(&l->inbox, &expected, INBOX_ASLEEP,
@@ -122,7 +123,7 @@ void os_finish(struct os_loop *l, struct loop_op *op, int64_t result)
 }
 
 /* As many as there were: one that is started again and fails at once must not hold up the loop. */
-void os_deliver(struct os_loop *l)
+static void deliver(struct os_loop *l)
 {
     for (uint32_t left = l->finished_count; left > 0; left--) {
         struct loop_op *op = container_of(list_pop(&l->finished), struct loop_op, link);
@@ -131,7 +132,7 @@ void os_deliver(struct os_loop *l)
     }
 }
 
-void os_tasks_run(struct os_loop *l)
+static void tasks_run(struct os_loop *l)
 {
     for (int i = 0; i < TASKS_PER_TURN; i++) {
         if (!runq_run_one(&l->base.runq))
@@ -139,9 +140,20 @@ void os_tasks_run(struct os_loop *l)
     }
 }
 
-bool os_is_idle(const struct os_loop *l)
+void os_turn(struct os_loop *l)
 {
-    return list_empty(&l->base.runq.ready) && list_empty(&l->finished);
+    inbox_run(l);
+    if (l->base.timers.count > 0)
+        loop_timers_fire(&l->base, os_now(&l->base));
+    deliver(l);
+    tasks_run(l);
+}
+
+bool os_may_sleep(struct os_loop *l)
+{
+    bool is_idle = list_empty(&l->base.runq.ready) && list_empty(&l->finished);
+
+    return is_idle && !l->is_stopping && inbox_sleep(l);
 }
 
 /* The loop's own thread is running when this is called: it looks before it sleeps. */
