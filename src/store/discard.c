@@ -131,21 +131,20 @@ static void discard_submit(struct discard *d, uint64_t first, uint64_t count)
     loop_discard(s->loop, &d->op, s->file, first * STORE_BLOCK, count * STORE_BLOCK);
 }
 
-/* No write shall wait for room, but for a moment: half of what is free stays free. What is left out
- * has its turn with the next pass. */
+/* No write shall wait for room, but for a moment: half of what is free stays free. The rest of a
+ * long run comes next; while there is little room, nothing does. */
 static void discard_take(struct discard *d, uint64_t first, uint64_t count)
 {
     struct store *s = d->store;
     uint64_t most = s->slots.free / 2 / d->align * d->align;
-    bool short_of_slots = !list_empty(&s->deferred) || s->slots.free < d->keep || most < d->least;
 
-    if (short_of_slots || count > most)
-        slots_note_freed(&s->slots, first);
-    if (short_of_slots) {
-        discard_sleep(d, d->pause_ms);
+    if (!list_empty(&s->deferred) || s->slots.free < d->keep || most < d->least) {
+        d->at = first;
+        discard_sleep(d, d->busy_ms);
         return;
     }
     d->held = count < most ? count : most;
+    d->at = first + d->held;
     for (uint64_t i = 0; i < d->held; i++)
         slots_mark(&s->slots, first + i, true);
     discard_submit(d, first, d->held);

@@ -338,9 +338,8 @@ void slots_deinit(struct slots *sl);
 uint32_t slots_take(struct slots *sl, uint32_t want, uint64_t *first);
 void slots_mark(struct slots *sl, uint64_t slot, bool used); /* must change it */
 bool slots_is_used(const struct slots *sl, uint64_t slot);
-void slots_return(struct slots *sl, uint64_t slot); /* it becomes free, and that is no news */
-bool slots_take_freed(struct slots *sl, uint64_t group);
-void slots_note_freed(struct slots *sl, uint64_t slot);
+void slots_return(struct slots *sl, uint64_t slot);      /* it becomes free, and that is no news */
+bool slots_take_freed(struct slots *sl, uint64_t group); /* was any slot of it? it is forgotten */
 void freed_push(struct freed_queue *q, const struct freed *f);
 struct freed *freed_first(struct freed_queue *q); /* NULL when empty */
 void freed_pop(struct freed_queue *q);

@@ -52,9 +52,11 @@ static void slots_change(struct slots *sl, uint64_t slot, bool used)
 
 void slots_mark(struct slots *sl, uint64_t slot, bool used)
 {
+    uint64_t group = slot / SLOTS_GROUP;
+
     slots_change(sl, slot, used);
     if (!used)
-        slots_note_freed(sl, slot);
+        sl->freed[group / 64] |= (uint64_t)1 << (group % 64);
 }
 
 void slots_return(struct slots *sl, uint64_t slot)
@@ -62,14 +64,6 @@ void slots_return(struct slots *sl, uint64_t slot)
     slots_change(sl, slot, false);
 }
 
-void slots_note_freed(struct slots *sl, uint64_t slot)
-{
-    uint64_t group = slot / SLOTS_GROUP;
-
-    sl->freed[group / 64] |= (uint64_t)1 << (group % 64);
-}
-
-/* Was something of the group freed? It is forgotten. */
 bool slots_take_freed(struct slots *sl, uint64_t group)
 {
     uint64_t bit = (uint64_t)1 << (group % 64);

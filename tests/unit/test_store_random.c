@@ -83,7 +83,7 @@ struct life {
     bool flood; /* most writes are long records that replace each other, all around */
     uint32_t turn;
     struct {
-        uint64_t writes, reads, cleaned, laps, dropped;
+        uint64_t writes, reads, cleaned, laps, dropped, discarded;
     } total;
     char error[200];
 };
@@ -754,6 +754,21 @@ static void life_check_object(struct life *l, uint32_t i)
         store_dedup_list(l->w.store, &m->id, 0, l->found, RECORD_DEDUPS_MAX));
 }
 
+/* What is freed is discarded as soon as it may be, however little room there is. */
+static void life_discard(struct life *l)
+{
+    struct discard *d = l->w.store->discard;
+
+    if (d == NULL)
+        return;
+    d->keep = 0;
+    d->least = 1 + prng_below(l->p, 16);
+    d->pause_ms = 0;
+    d->busy_ms = 1;
+    d->pass_ms = 1;
+    loop_wake(l->w.loop, &d->task);
+}
+
 static bool life_open(struct life *l)
 {
     struct world *w = &l->w;
@@ -774,6 +789,7 @@ static bool life_open(struct life *l)
     if (l->error[0] != 0)
         return false;
     life_squeeze(l);
+    life_discard(l);
     for (uint32_t i = 0; i < OBJECTS; i++)
         life_check_object(l, i);
     return l->error[0] == 0;
@@ -845,6 +861,7 @@ static void life_crash(struct life *l)
 
     if (s != NULL && l->w.opened) {
         l->total.cleaned += s->counters.cleaned_total;
+        l->total.discarded += s->counters.discarded_bytes_total;
         l->total.laps = s->head / l->ring;
     }
     world_crash(&l->w, prng_chance(l->p, 2, 3));
@@ -876,6 +893,7 @@ static void life_init(struct life *l, uint64_t seed, uint32_t mutants)
                                              .disk_ns_min = lame ? 100 * 1000 : 0,
                                              .disk_ns_max = lame ? 4 * NS_PER_MS : 0});
     l->w.mutants = mutants;
+    l->w.discards = seed / 4 % 2 == 0;
     life_choose_disk(l, seed);
     l->p = sim_prng(l->w.sim);
     l->objects = prng_chance(l->p, 1, 2) ? OBJECTS : 1 + (uint32_t)prng_below(l->p, 8);
@@ -933,7 +951,7 @@ static void whatever_happens_each_object_is_in_one_state_at_or_after_the_last_ac
 {
     const char *only = getenv("SEED");
     uint64_t first = only != NULL ? strtoull(only, NULL, 10) : 1;
-    uint64_t writes = 0, cleaned = 0, laps = 0, boots = 0;
+    uint64_t writes = 0, cleaned = 0, laps = 0, boots = 0, discarded = 0;
     (void)state;
 
     for (uint64_t seed = first; seed < (only != NULL ? first + 1 : first + SEEDS); seed++) {
@@ -944,12 +962,14 @@ static void whatever_happens_each_object_is_in_one_state_at_or_after_the_last_ac
         writes += l.total.writes;
         cleaned += l.total.cleaned;
         laps += l.total.laps;
+        discarded += l.total.discarded;
         boots += l.boots;
     }
-    printf("%llu boots, %llu writes acked, %llu copies by cleaning, %llu laps of the ring\n",
+    printf("%llu boots, %llu writes acked, %llu copies by cleaning, %llu laps of the ring, "
+           "%llu slots discarded\n",
            (unsigned long long)boots, (unsigned long long)writes, (unsigned long long)cleaned,
-           (unsigned long long)laps);
-    assert_true(only != NULL || (cleaned > 1000 && laps > SEEDS / 4));
+           (unsigned long long)laps, (unsigned long long)discarded / STORE_BLOCK);
+    assert_true(only != NULL || (cleaned > 1000 && laps > SEEDS / 4 && discarded > 0));
 }
 
 /* In a process of its own, which may also die of a check. */
@@ -997,6 +1017,7 @@ static void a_store_that_leaves_out_one_rule_is_caught(void **state)
         {STORE_MUTANT_TRUST_ALL, "TRUST_ALL"},
         {STORE_MUTANT_NO_FLUSH, "NO_FLUSH"},
         {STORE_MUTANT_TAIL_EARLY, "TAIL_EARLY"},
+        {STORE_MUTANT_DISCARD_EARLY, "DISCARD_EARLY"},
     };
     uint32_t missed = 0;
     (void)state;
