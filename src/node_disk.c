@@ -14,7 +14,6 @@
 #include "node_impl.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +25,7 @@
 #include "cli/setup.h"
 #include "store/store.h"
 
-enum { DISK_OBJECT_SIZE = 128 << 10, DISK_SIZE_MIN = 64 << 20, DISK_LOOK_AT = 64 << 10 };
+enum { DISK_OBJECT_SIZE = 128 << 10, DISK_SIZE_MIN = 64 << 20 };
 #define DISK_SIZE_MAX (1ull << 44) /* the store counts blocks of 4 KiB in 32 bits */
 
 struct disk_job {
@@ -63,32 +62,10 @@ static int disk_failed(struct disk_job *j, const char *code, const char *what, i
 
 /* ---- Looking ---- */
 
-/* Anything but zeros at the beginning is somebody's data. */
-static int disk_is_blank(const char *path, bool *blank)
-{
-    static const uint8_t zeros[4096];
-    uint8_t block[sizeof(zeros)];
-    int result = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    *blank = true;
-    for (off_t at = 0; at < DISK_LOOK_AT && *blank; at += (off_t)sizeof(block)) {
-        ssize_t len = pread(fd, block, sizeof(block), at);
-        if (len < 0)
-            result = -errno;
-        if (len <= 0)
-            break;
-        *blank = memcmp(block, zeros, (size_t)len) == 0;
-    }
-    close(fd);
-    return result;
-}
-
 static int disk_refuse_used(struct disk_job *j)
 {
     bool blank = false;
-    int result = disk_is_blank(j->path, &blank);
+    int result = setup_is_blank(j->path, &blank);
     if (result < 0)
         return disk_failed(j, "disk_failed", "read", result);
     if (blank || j->d->force)

@@ -387,7 +387,7 @@ int cli_main(int argc, char **argv, const struct cli_hooks *hooks)
     if (result == 0)
         result = c.command->run(&c, &p);
     if (result == 0 && fflush(stdout) == 0)
-        return 0;
+        return c.exit_code;
     if (result == 0)
         problem_set(&p, PROBLEM_FAILED, "output_failed", "writing the output failed: %s",
                     strerror(errno));

@@ -53,6 +53,7 @@ struct cli {
     bool json;
     const char *admin; /* --admin, or NULL */
     const char *dir;   /* --dir, or NULL */
+    int exit_code;     /* of a handler that returns 0, but has bad news, and has told them */
 };
 
 int cli_main(int argc, char **argv, const struct cli_hooks *hooks);
@@ -112,6 +113,10 @@ int cli_image_show(struct cli *c, struct problem *p);
 int cli_image_delete(struct cli *c, struct problem *p);
 int cli_osd_list(struct cli *c, struct problem *p);
 int cli_meta_dump(struct cli *c, struct problem *p);
+int cli_store_format(struct cli *c, struct problem *p);
+int cli_store_check(struct cli *c, struct problem *p);
+int cli_store_dump(struct cli *c, struct problem *p);
+int cli_store_verify(struct cli *c, struct problem *p);
 int cli_version(struct cli *c, struct problem *p);
 int cli_help(struct cli *c, struct problem *p);
 

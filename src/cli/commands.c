@@ -58,6 +58,27 @@ static const struct cli_option yes_options[] = {
     {NULL, NULL, NULL},
 };
 
+static const struct cli_option store_format_options[] = {
+    {"--size", "SIZE", "of the file to make; what is there is used whole"},
+    {"--osd", "N", "the number of the OSD it is the disk of"},
+    {"--cluster", "UUID", "the cluster it belongs to (default: a random one)"},
+    {"--object-size", "SIZE", "the largest object to expect: sizes the log (default 128K)"},
+    {"--log-blocks", "N",
+     "blocks of the log, at least 256 and at most a quarter (default: by size)"},
+    {"--force", NULL, "overwrite what is there"},
+    {NULL, NULL, NULL},
+};
+
+static const struct cli_option store_dump_options[] = {
+    {"--superblock", NULL, "the copies of the superblock"},
+    {"--ring", NULL, "the log: its blocks and their records"},
+    {"--from", "N", "... from this block of it (default: the tail)"},
+    {"--count", "N", "... so many blocks (default: to the last one)"},
+    {"--object", "IMAGE/OBJECT", "one object as it is, and its records, by numbers"},
+    {"--objects", NULL, "all objects, a line each"},
+    {NULL, NULL, NULL},
+};
+
 static const struct cli_option help_options[] = {
     {"--reference", NULL, "every command, as Markdown"},
     {NULL, NULL, NULL},
@@ -103,6 +124,26 @@ const struct cli_command cli_commands[] = {
      "Refused without --yes.", cli_image_delete},
     {"meta", "dump", "", 0, 0, NULL, "the replicated cluster state, table by table, as JSON", NULL,
      cli_meta_dump},
+    {"store", "format", "PATH", 1, 1, store_format_options,
+     "make an empty store, without a cluster",
+     "For tests, benches and recovery work; a cluster's disk is made by `skerry disk add`. What "
+     "holds data is refused without --force.",
+     cli_store_format},
+    {"store", "check", "PATH", 1, 1, NULL, "what would a node find on this disk?",
+     "Reads the superblocks, the log, and the data that was on its way at the end; writes nothing. "
+     "Exits 0 if a node would serve the disk, 1 if it is damaged, 2 if it is no store, or in use. "
+     "Takes as much memory as a node does to serve it.",
+     cli_store_check},
+    {"store", "dump", "PATH", 1, 1, store_dump_options, "what lies on a disk, for people or tools",
+     "Writes nothing. Without options: superblocks, log and objects. With -o json an object a "
+     "line; "
+     "numbers of 2^63 and more are strings.",
+     cli_store_dump},
+    {"store", "verify", "PATH", 1, 1, NULL, "check, then read every block of data and compare it",
+     "Writes nothing. Exits 1 if a block is bad or check finds damage. -o json lists the first "
+     "1000 "
+     "bad blocks.",
+     cli_store_verify},
     {"version", NULL, "", 0, 0, NULL, "print the version", NULL, cli_version},
     {"help", NULL, "[COMMAND [VERB]]", 0, 2, help_options, "this, or more on one command", NULL,
      cli_help},

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +98,31 @@ static int setup_listen(const char *given, struct identity *id, struct problem *
     return id->listen.port != 0 ? 0 : setup_free_port(&id->listen, p);
 }
 
+/* ---- Disks ---- */
+
+enum { SETUP_LOOK_AT = 64 << 10 };
+
+int setup_is_blank(const char *path, bool *blank)
+{
+    static const uint8_t zeros[4096];
+    uint8_t block[sizeof(zeros)];
+    int result = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    *blank = true;
+    for (off_t at = 0; at < SETUP_LOOK_AT && *blank; at += (off_t)sizeof(block)) {
+        ssize_t len = pread(fd, block, sizeof(block), at);
+        if (len < 0)
+            result = -errno;
+        if (len <= 0)
+            break;
+        *blank = memcmp(block, zeros, (size_t)len) == 0;
+    }
+    close(fd);
+    return result;
+}
+
 /* ---- Making a cluster ---- */
 
 int setup_init(const char *dir, const char *name, const char *listen, uint32_t replicas,
@@ -174,7 +200,7 @@ int setup_join(const char *dir, const char *token, const char *name, const char 
 
 /* ---- The commands ---- */
 
-static void print_uuid(const uint8_t uuid[16], char dst[37])
+void setup_format_uuid(const uint8_t uuid[16], char dst[37])
 {
     char hex[33];
     hex_encode(uuid, 16, hex, sizeof(hex));
@@ -186,7 +212,7 @@ static void setup_report(struct cli *c, const struct identity *id, bool joined)
     char token[TOKEN_TEXT_MAX], cluster[37], listen[LOOP_ADDR_STR];
     const char *dir = cli_dir(c);
     token_make(id, token, sizeof(token));
-    print_uuid(id->cluster, cluster);
+    setup_format_uuid(id->cluster, cluster);
     loop_addr_format(&id->listen, listen, sizeof(listen));
     setup_warn_open("the node", &id->listen);
 

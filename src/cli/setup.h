@@ -21,6 +21,11 @@ int setup_parse_addr(const char *text, const char *what, struct loop_addr *out, 
 /* A warning on stderr when `addr` is not loopback. */
 void setup_warn_open(const char *what, const struct loop_addr *addr);
 
+/* Does a file or device begin with nothing but zeros? Anything else is somebody's data. -errno. */
+int setup_is_blank(const char *path, bool *blank);
+
+void setup_format_uuid(const uint8_t uuid[16], char dst[37]);
+
 /* Why a loop of this kind could not be made. */
 int setup_no_loop(enum loop_kind kind, int error, struct problem *p);
 
