@@ -3,9 +3,10 @@
  * partitions, pauses, in any order. A small model follows along and says what may be found.
  *
  *   Each sector holds the number of the write that made it. After a crash it is not older than the
- *   last write that was done; after power loss, not older than the last that a flush covered; never
- *   newer than the last that was started.
- *   What is received is a prefix of what was sent.
+ *   last write that was done; after power loss, not older than the last that a flush covered or
+ * that was made to be durable, on the host whose cache writes through not older than the last that
+ * was done; never newer than the last that was started. What is received is a prefix of what was
+ * sent.
  */
 
 #include <setjmp.h>
@@ -22,6 +23,7 @@
 #include "io/sim.h"
 
 enum { HOSTS = 3, PAGES = 12, PAGE = 4096, SECTOR = 512, SECTORS = PAGE / SECTOR, CONNS = 6 };
+enum { WRITES_THROUGH = 3 }; /* this host's cache */
 enum { SEEDS = 60, STEPS = 1500, CHUNK_MAX = 20000 };
 
 struct write_call {
@@ -29,7 +31,7 @@ struct write_call {
     struct machine *m;
     uint32_t page;
     uint64_t stamp;
-    bool busy;
+    bool busy, is_durable;
     uint8_t buf[PAGE];
 };
 
@@ -92,8 +94,11 @@ static void on_write(struct loop_op *op)
 
     assert_int_equal(op->result, PAGE);
     c->busy = false;
-    for (uint32_t i = 0; i < SECTORS; i++)
+    for (uint32_t i = 0; i < SECTORS; i++) {
         c->m->done[c->page][i] = c->stamp;
+        if (c->is_durable || c->m->number == WRITES_THROUGH)
+            c->m->durable[c->page][i] = c->stamp;
+    }
 }
 
 static void start_write(struct machine *m)
@@ -112,7 +117,11 @@ static void start_write(struct machine *m)
         m->started[page][i] = c->stamp;
     }
     loop_op_init(&c->op, on_write);
-    loop_write(m->p->loop, &c->op, m->p->file, c->buf, PAGE, page * PAGE);
+    c->is_durable = prng_chance(m->w->r, 1, 4);
+    if (c->is_durable)
+        loop_write_durable(m->p->loop, &c->op, m->p->file, c->buf, PAGE, page * PAGE);
+    else
+        loop_write(m->p->loop, &c->op, m->p->file, c->buf, PAGE, page * PAGE);
 }
 
 static void on_flush(struct loop_op *op)
@@ -121,7 +130,12 @@ static void on_flush(struct loop_op *op)
 
     assert_int_equal(op->result, 0);
     c->busy = false;
-    memcpy(c->m->durable, c->covers, sizeof(c->covers));
+    for (uint32_t page = 0; page < PAGES; page++) {
+        for (uint32_t i = 0; i < SECTORS; i++) {
+            if (c->m->durable[page][i] < c->covers[page][i])
+                c->m->durable[page][i] = c->covers[page][i];
+        }
+    }
 }
 
 static void start_flush(struct machine *m)
@@ -390,6 +404,8 @@ static uint64_t live(uint64_t seed, uint64_t *bytes, uint64_t *sectors)
         w.m[i].w = &w;
         w.m[i].number = i + 1;
         w.m[i].host = sim_host_create(w.sim, i + 1);
+        if (i + 1 == WRITES_THROUGH)
+            sim_disk_set_info(w.m[i].host, &(struct loop_file_info){.io_align = 512});
         process_start(&w.m[i]);
     }
     for (uint32_t i = 0; i < STEPS; i++) {
