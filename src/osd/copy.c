@@ -48,6 +48,7 @@ void osd_copy_put(struct osd_copy *c)
     struct osd *o = c->osd;
 
     o->copies_serving -= c->serving;
+    o->repairs -= c->scrubbed;
     list_remove(&c->link);
     task_cancel(&c->task);
     pool_put(&o->copy_data_pool, c->data);

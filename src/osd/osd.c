@@ -615,6 +615,8 @@ static void osd_step(struct task *task)
     }
     osd_propose(o);
     osd_purge_step(o);
+    if (o->registered)
+        osd_repairs_step(o);
 }
 
 /* ---- Life ---- */
@@ -639,6 +641,13 @@ void osd_fail(struct osd *o, int error, const char *why)
 static void osd_on_store_failed(void *arg, int error, const char *what)
 {
     osd_fail(arg, error, what);
+}
+
+static void osd_on_scrub_bad(void *arg, const struct store_id *id, uint64_t pg, uint32_t block,
+                             int error)
+{
+    (void)block, (void)error;
+    osd_repair_note(arg, id, pg);
 }
 
 static void osd_on_opened(struct store_open *open)
@@ -706,6 +715,10 @@ int osd_open(const struct osd_config *config, struct osd **out)
                 .osd = config->id,
                 .failed = osd_on_store_failed,
                 .arg = o,
+                .scrub_period_s = config->scrub_period_s,
+                .scrub_rate = config->scrub_rate,
+                .scrub_bad = osd_on_scrub_bad,
+                .discard = config->discard,
             },
         .done = osd_on_opened,
     };

@@ -25,6 +25,9 @@ struct osd_config {
     const char *path;             /* of its store */
     uint32_t lease_ms;            /* L; 0: 3000 */
     uint32_t subwrite_timeout_ms; /* a member silent this long in a write is shrunk out; 0: 1200 */
+    uint64_t scrub_period_s;      /* of its store, as is the rest; 0: no scrub */
+    uint64_t scrub_rate;
+    enum store_discard discard;
     /* Optional, on the osd's loop: it serves (registered), or it failed for good (error, a
      * sentence). */
     void (*serving)(void *arg, uint32_t osd, uint32_t incarnation);

@@ -38,6 +38,7 @@ enum {
     OSD_COPIES_PER_PG = 4, /* activation or recovery of one PG */
     OSD_MERGES_MAX = 64,   /* writes that do not cover whole blocks, at once */
     OSD_BAD_MAX = 8,       /* objects of a PG that are remembered as lost */
+    OSD_ROTTEN_MAX = 256,  /* objects that scrub found, to be mended */
     OSD_SESSIONS_MAX = 8,  /* PGs in recovery at once */
     OSD_SESSIONS_MOVE = 4, /* of them moves */
     OSD_DEDUPS_MAX = 4096, /* dedup records of one object in one message */
@@ -204,10 +205,11 @@ struct osd_copy {
     struct osd_use use;
     struct list link; /* in pg.copies */
     enum osd_copy_state state;
-    bool serving; /* for another OSD (a fetch or a push); else for our own peering or recovery */
-    bool locked;  /* uses the object alone */
-    bool replace; /* the own store lacks it */
-    bool repair;  /* the own store cannot read it (repair.c) */
+    bool serving;  /* for another OSD (a fetch or a push); else for our own peering or recovery */
+    bool locked;   /* uses the object alone */
+    bool replace;  /* the own store lacks it */
+    bool repair;   /* the own store cannot read it (repair.c) */
+    bool scrubbed; /* … as scrub found out */
     bool refused;
     uint32_t from;  /* OSD to fetch from; 0: the own store has it */
     uint32_t how;   /* WIRE_PUSH_* */
@@ -242,6 +244,14 @@ struct osd_grant { /* given to others (R6a) */
 struct osd_bad {
     struct store_id id;
     uint32_t tries; /* since a repair of it went well; 0: none */
+};
+
+/* An object that scrub found a bad block in, until it is mended (repair.c). */
+struct osd_rotten {
+    struct store_id id;
+    uint64_t pg;
+    uint64_t next_ns;
+    uint32_t tries;
 };
 
 struct osd_lease { /* got from others (R7) */
@@ -336,6 +346,8 @@ struct osd {
     uint64_t image_last_seen, images_count_seen;
     bool purge_wanted, purge_again;
     uint64_t queued_bytes; /* of writes that were let in and are not in the store yet */
+    struct osd_rotten rotten[OSD_ROTTEN_MAX];
+    uint32_t rotten_count, repairs; /* … of them, under way */
     struct hash pgs;
     struct list pgs_list;
     struct hash objects;
@@ -495,6 +507,9 @@ bool osd_is_unreadable(int result);
 /* Begin one, or go on with it. -EAGAIN: whoever wanted the object shall come again; -ENODATA: it is
  * bad on every member. */
 int osd_repair_start(struct osd_pg *pg, const struct store_id *id);
+/* Scrub found a bad block in it: it is repaired in the background. */
+void osd_repair_note(struct osd *o, const struct store_id *id, uint64_t pg);
+void osd_repairs_step(struct osd *o);
 
 void osd_recovery_step(struct osd_pg *pg);
 /* R6e: bring `member` fully up to date before the activation that includes it. 1: it is; 0: under

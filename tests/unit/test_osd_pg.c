@@ -888,6 +888,99 @@ static void a_repair_takes_no_other_version_than_our_own(void **state)
     assert_int_equal(world->writes_count, 0);
 }
 
+static void scrub_finds_a_bad_block(void)
+{
+    struct store_id id = {IMAGE, 0};
+    const struct store_config *c = &world->opening->config;
+
+    c->scrub_bad(c->arg, &id, PG_ID, 0, -EBADMSG);
+    c->scrub_bad(c->arg, &id, PG_ID, 1, -EBADMSG); /* another one of it */
+    world_run(30);
+}
+
+static uint64_t repaired(void)
+{
+    struct osd_status st;
+
+    osd_status(world->osd, &st);
+    return st.repaired_objects_total;
+}
+
+static void what_scrub_finds_is_repaired_by_the_primary(void **state)
+{
+    (void)state;
+    activate();
+    world->version = osd_version(4, 7);
+    scrub_finds_a_bad_block();
+    answer_fetch(call_to(WIRE_FETCH, 2), osd_version(4, 7));
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(world->writes[0]->kind, STORE_REPLACE);
+    answer_store(0, 0);
+    world_run(5000);
+    assert_int_equal(repaired(), 1);
+    assert_int_equal(world->writes_count, 1);
+    assert_null(call_to(WIRE_FETCH, 3));
+}
+
+/* One after the other is asked, a second apart, for as long as it makes sense. */
+static void what_scrub_finds_is_repaired_by_a_member_too(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world->version = osd_version(4, 7);
+    world_publish();
+    scrub_finds_a_bad_block();
+    struct rpc_call *fetch = call_to(WIRE_FETCH, 2);
+    assert_non_null(fetch);
+    answer_fetch(fetch, osd_version(4, 8)); /* we do not have that write yet */
+    assert_int_equal(world->writes_count, 0);
+    world_run(500);
+    assert_null(call_to(WIRE_FETCH, 3));
+    world_run(600);
+    answer(WIRE_FETCH, 3, -EBADMSG, NULL, 0);
+    world_run(1100);
+    answer_fetch(call_to(WIRE_FETCH, 2), osd_version(4, 7));
+    assert_int_equal(world->writes_count, 1);
+    assert_int_equal(world->writes[0]->kind, STORE_REPLACE);
+    assert_int_equal(world->writes[0]->version, osd_version(4, 7));
+    answer_store(0, 0);
+    world_run(5000);
+    assert_int_equal(repaired(), 1);
+    assert_int_equal(world->writes_count, 1);
+}
+
+static void what_scrub_found_and_is_gone_is_not_repaired(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world_publish();
+    world->version = 0;
+    scrub_finds_a_bad_block();
+    world->version = osd_version(6, 1);
+    world_run(3000);
+    assert_null(call_to(WIRE_FETCH, 2));
+    assert_null(call_to(WIRE_FETCH, 3));
+}
+
+/* Who is not of S asks nobody: what it holds counts for nothing. */
+static void only_a_member_repairs(void **state)
+{
+    (void)state;
+    world->pg.primary = 2;
+    world->pg.epoch = 6;
+    world->pg.set_count = 2;
+    world->pg.set[0] = 2;
+    world->pg.set[1] = 3;
+    world->version = osd_version(4, 7);
+    world_publish();
+    scrub_finds_a_bad_block();
+    world_run(3000);
+    assert_null(call_to(WIRE_FETCH, 2));
+    assert_null(call_to(WIRE_FETCH, 3));
+}
+
 static void a_sub_write_out_of_order_is_refused(void **state)
 {
     (void)state;
@@ -1211,6 +1304,10 @@ int main(void)
         TEST(a_recovery_that_fails_for_bit_rot_does_not_end_the_repair),
         TEST(what_no_member_gives_back_is_an_error_of_the_read),
         TEST(a_repair_takes_no_other_version_than_our_own),
+        TEST(what_scrub_finds_is_repaired_by_the_primary),
+        TEST(what_scrub_finds_is_repaired_by_a_member_too),
+        TEST(what_scrub_found_and_is_gone_is_not_repaired),
+        TEST(only_a_member_repairs),
         TEST(a_sub_write_out_of_order_is_refused),
         TEST(an_older_incarnation_is_refused),
         TEST(a_deposed_primary_answers_nothing_with_success),
