@@ -18,6 +18,8 @@ enum {
     CLEAN_GROUP_MAX = 2048, /* objects; there must be records for them */
     CLEAN_FILL_BEGIN = 500, /* thousandths of the play */
     CLEAN_FILL_HASTE = 950, /* from here on without regard to the head */
+    CLEAN_PLAY_LIVE = 3,    /* the play is not more than so many times what lives … */
+    CLEAN_PLAY_MIN = 8192,  /* … or so many blocks */
     CLEAN_PACE = 8,         /* bytes of copies for one of the head's when the play is used up */
 };
 
@@ -36,14 +38,16 @@ uint64_t clean_reserve(uint64_t bytes)
 
 /*
  * The play is what lies between "all copies" and "no ordinary record enters any more". How much of
- * it is used, in thousandths.
+ * it, or of `play_max` if it is more, is used, in thousandths.
  */
-static uint64_t clean_fill(const struct store *s)
+static uint64_t clean_fill(const struct store *s, uint64_t play_max)
 {
     uint64_t least = clean_reserve(s->live_bytes), reserve = clean_reserve(s->ring_bytes);
     uint64_t used = ring_used(s);
     uint64_t limit = s->super.ring_blocks > reserve ? s->super.ring_blocks - reserve : 0;
 
+    if (limit > least + play_max)
+        limit = least + play_max;
     if (used <= least)
         return 0;
     return used >= limit || limit <= least ? 1000 : (used - least) * 1000 / (limit - least);
@@ -51,11 +55,14 @@ static uint64_t clean_fill(const struct store *s)
 
 /*
  * The rate is the head's: each byte of ordinary records pays for the more bytes of copies, the
- * fuller the ring is. So the tail keeps pace, and no write ever waits for a great cleaning.
+ * fuller the ring is. So the tail keeps pace, and no write ever waits for a great cleaning. A ring
+ * is not filled for its own sake: a start reads what is used, so that is kept to a few times what
+ * lives.
  */
 void clean_pay(struct store *s, uint64_t bytes)
 {
-    uint64_t fill = clean_fill(s);
+    uint64_t play = CLEAN_PLAY_LIVE * clean_reserve(s->live_bytes);
+    uint64_t fill = clean_fill(s, play > CLEAN_PLAY_MIN ? play : CLEAN_PLAY_MIN);
 
     if (fill <= CLEAN_FILL_BEGIN)
         s->clean_credit = 0;
@@ -84,7 +91,7 @@ static uint64_t clean_want(struct store *s, uint64_t limit)
 void clean_gather(struct store *s)
 {
     s->cleaning = s->queue_blocked || s->deferred_blocked || s->copies_blocked ||
-                  clean_fill(s) >= CLEAN_FILL_HASTE;
+                  clean_fill(s, UINT32_MAX) >= CLEAN_FILL_HASTE;
     if (!list_empty(&s->wanted))
         return;
     if (s->cleaning) {

@@ -12,8 +12,11 @@
  *   OPEN --> SUPERS --> BOOT_FIRST --> BOOT_FIRST_FLUSH --> BOOT_REST --> BOOT_REST_FLUSH
  *     the copies are read; the boot number is raised in one, made durable, then in the others: at
  *     any crash a whole copy is left. The last flush is also the one that S3 asks for.
- *   --> SCAN        the whole ring is read; its end is found (S5), corruption too (S12)
- *   --> REPLAY <--> VERIFY    block by block; a record beyond the mark waits for its slots (S2)
+ *   --> PROBE       of a big ring, some blocks all over it: the youngest lies near the end
+ *   --> SCAN        from before it to beyond the end, or the whole of a small ring: the end (S5),
+ *     corruption too (S12)
+ *   --> REPLAY <--> VERIFY    from the tail on, block by block; a record beyond the mark waits for
+ * its slots (S2)
  *   --> START_BLOCK --> START_FLUSH --> (another START_BLOCK) --> open
  *
  * What can fail: any read or write of the device, and any rule about what is read. Then the store
@@ -26,6 +29,7 @@ enum recovery_state {
     RECOVER_BOOT_FIRST_FLUSH,
     RECOVER_BOOT_REST,
     RECOVER_BOOT_REST_FLUSH,
+    RECOVER_PROBE,
     RECOVER_SCAN,
     RECOVER_REPLAY,
     RECOVER_VERIFY,
@@ -33,7 +37,17 @@ enum recovery_state {
     RECOVER_START_FLUSH,
 };
 
-enum { CHUNK_BLOCKS = RECORD_RUNS_MAX }; /* the slots of one record, and many ring blocks */
+/*
+ * Records that were dropped are named by a start block not far behind them, and must be known
+ * before they are met: REPLAY has always read LOOK_AHEAD blocks more than it looks at.
+ */
+enum {
+    PART_BLOCKS = 128,       /* in one read */
+    BUF_BLOCKS = 4 * 512,    /* of the ring */
+    LOOK_AHEAD = 512,        /* what was in flight at a crash, and many start blocks */
+    WHOLE_RING = BUF_BLOCKS, /* a ring up to this is not probed */
+    VERIFY_BLOCKS = RECORD_RUNS_MAX,
+};
 
 struct recovery_io {
     struct loop_op op;
@@ -48,18 +62,20 @@ struct recovery {
     struct recovery_io ios[RECORD_RUNS_MAX];
     uint32_t ios_left;
     int io_result;
-    uint8_t *buf;    /* CHUNK_BLOCKS: superblocks, ring, start block */
-    uint8_t *verify; /* CHUNK_BLOCKS: slots */
+    uint8_t *buf;    /* BUF_BLOCKS: superblocks, ring, start block */
+    uint8_t *verify; /* VERIFY_BLOCKS: slots */
 
     uint32_t copy_first; /* BOOT_FIRST: this copy */
     struct scan scan;
-    uint64_t place; /* SCAN: of the chunk in buf */
-    uint32_t chunk; /* blocks in buf */
+    uint64_t floor;       /* SCAN: blocks up to it are not looked at, but by REPLAY */
+    uint64_t block;       /* SCAN, REPLAY: at this one */
+    uint64_t block_last;  /* REPLAY: up to this one */
+    uint64_t first, next; /* … in buf: blocks first .. next - 1 */
+    uint64_t fresh;       /* REPLAY: of them, those that were read last begin here */
+    uint32_t prev_crc;    /* REPLAY: of the block before */
     struct replay replay;
-    uint64_t block, block_last; /* REPLAY: at the one, up to the other */
-    uint64_t chunk_first;       /* … first block in buf */
-    struct piece_at at;         /* … in the block's payload */
-    uint64_t drops_named;       /* START_BLOCK: in blocks so far */
+    struct piece_at at;   /* … in the block's payload */
+    uint64_t drops_named; /* START_BLOCK: in blocks so far */
 };
 
 /* Frees r: the last statement on its path. */
@@ -201,33 +217,24 @@ static void recover_other_supers(struct recovery *r)
     }
 }
 
-/* ---- The whole ring ---- */
+/* ---- The ring ---- */
 
-static void recover_scan(struct recovery *r)
+/* Read blocks r->next .. up to `last`, as many as buf takes, in parts that do not cross the ring's
+ * end. */
+static void recover_read_ring(struct recovery *r, uint64_t last)
 {
-    uint64_t left = r->s->super.ring_blocks - r->place;
+    uint64_t ring = r->s->super.ring_blocks;
 
-    r->state = RECOVER_SCAN;
-    r->chunk = left < CHUNK_BLOCKS ? (uint32_t)left : CHUNK_BLOCKS;
-    recover_read(r, r->s->super.ring_first + r->place, r->chunk, r->buf);
-}
-
-static void recover_replay(struct recovery *r);
-
-static void recover_scan_end(struct recovery *r)
-{
-    struct store *s = r->s;
-
-    if (scan_end(&r->scan) < 0) { /* S12 */
-        recover_fail(r, -EBADMSG, "its log is damaged: blocks that were durable are not there");
-        return;
+    while (r->next <= last && r->next - r->first < BUF_BLOCKS) {
+        uint64_t place = r->next % ring, count = last - r->next + 1;
+        uint64_t room = BUF_BLOCKS - (r->next - r->first);
+        count = count < room ? count : room;
+        count = count < ring - place ? count : ring - place;
+        count = count < PART_BLOCKS ? count : PART_BLOCKS;
+        recover_read(r, r->s->super.ring_first + place, (uint32_t)count,
+                     r->buf + (size_t)(r->next - r->first) * STORE_BLOCK);
+        r->next += count;
     }
-    scan_adopt(&r->scan, s);
-    replay_begin(&r->replay, s->tail, s->head, s->mark_durable);
-    r->block = s->tail;
-    r->block_last = s->head;
-    r->chunk = 0;
-    recover_replay(r);
 }
 
 static int recover_see(struct recovery *r, uint64_t place, const uint8_t *block)
@@ -238,37 +245,129 @@ static int recover_see(struct recovery *r, uint64_t place, const uint8_t *block)
     return result == 1 ? replay_note_drops(&r->replay, block, &h) : result;
 }
 
-static void recover_scanned(struct recovery *r)
+static void recover_see_failed(struct recovery *r, int result)
 {
-    for (uint32_t i = 0; i < r->chunk; i++) {
-        int result = recover_see(r, r->place + i, r->buf + (size_t)i * STORE_BLOCK);
+    recover_fail(r, result,
+                 result == -ENOTSUP ? "its log was written by a newer version"
+                                    : "its log is damaged: a block makes no sense");
+}
+
+static void recover_probe(struct recovery *r)
+{
+    uint64_t spacing = scan_spacing(&r->s->super), ring = r->s->super.ring_blocks;
+
+    r->state = RECOVER_PROBE;
+    for (uint32_t i = 0; i < SCAN_PROBES && i * spacing < ring; i++)
+        recover_read(r, r->s->super.ring_first + i * spacing, 1, r->buf + (size_t)i * STORE_BLOCK);
+}
+
+static void recover_scan(struct recovery *r);
+
+/* Blocks are numbered from 1: with nothing found the log is shorter than a spacing. */
+static void recover_scan_from(struct recovery *r, uint64_t block)
+{
+    r->floor = block - 1;
+    r->block = block;
+    recover_scan(r);
+}
+
+static void recover_probed(struct recovery *r)
+{
+    uint64_t spacing = scan_spacing(&r->s->super), ring = r->s->super.ring_blocks;
+
+    for (uint32_t i = 0; i < SCAN_PROBES && i * spacing < ring; i++) {
+        int result = recover_see(r, i * spacing, r->buf + (size_t)i * STORE_BLOCK);
         if (result < 0) {
-            recover_fail(r, result,
-                         result == -ENOTSUP ? "its log was written by a newer version"
-                                            : "its log is damaged: a block makes no sense");
+            recover_see_failed(r, result);
             return;
         }
     }
-    r->place += r->chunk;
-    if (r->place < r->s->super.ring_blocks)
-        recover_scan(r);
-    else
+    recover_scan_from(r, r->scan.highest > SCAN_WINDOW ? r->scan.highest - SCAN_WINDOW : 1);
+}
+
+/* Up to where the end may be, as far as is known: a place of each block, and no place twice. */
+static uint64_t recover_scan_last(const struct recovery *r)
+{
+    uint64_t ring = r->s->super.ring_blocks;
+    uint64_t last = r->scan.highest + scan_spacing(&r->s->super) + SCAN_WINDOW;
+
+    if (ring <= WHOLE_RING || last > r->floor + ring)
+        return r->floor + ring;
+    return last;
+}
+
+static void recover_replay(struct recovery *r);
+
+static void recover_scan_end(struct recovery *r)
+{
+    struct store *s = r->s;
+    /* All of a small ring was seen: then nothing is taken on trust. */
+    uint64_t floor = r->block > r->floor + s->super.ring_blocks ? 0 : r->floor;
+
+    if (scan_end_from(&r->scan, floor) < 0) { /* S12 */
+        recover_fail(r, -EBADMSG, "its log is damaged: blocks that were durable are not there");
+        return;
+    }
+    scan_adopt(&r->scan, s);
+    replay_begin(&r->replay, s->tail, s->head, s->mark_durable);
+    r->block = s->tail;
+    r->block_last = s->head;
+    r->first = r->next = s->tail;
+    recover_replay(r);
+}
+
+static void recover_scan(struct recovery *r)
+{
+    if (r->block > recover_scan_last(r)) {
         recover_scan_end(r);
+        return;
+    }
+    r->state = RECOVER_SCAN;
+    r->first = r->next = r->block;
+    recover_read_ring(r, recover_scan_last(r));
+}
+
+static void recover_scanned(struct recovery *r)
+{
+    for (; r->block < r->next; r->block++) {
+        int result = recover_see(r, r->block % r->s->super.ring_blocks,
+                                 r->buf + (size_t)(r->block - r->first) * STORE_BLOCK);
+        if (result < 0) {
+            recover_see_failed(r, result);
+            return;
+        }
+    }
+    recover_scan(r);
 }
 
 /* ---- Block by block ---- */
 
-static void recover_read_chunk(struct recovery *r)
+/* What was looked at makes room for more. */
+static void recover_read_on(struct recovery *r)
 {
-    uint64_t ring = r->s->super.ring_blocks, place = r->block % ring;
-    uint64_t left = r->block_last - r->block + 1;
+    uint64_t keep = r->next - r->block;
 
-    if (left > ring - place)
-        left = ring - place;
+    memmove(r->buf, r->buf + (size_t)(r->block - r->first) * STORE_BLOCK,
+            (size_t)keep * STORE_BLOCK);
+    r->first = r->block;
     r->state = RECOVER_REPLAY;
-    r->chunk = left < CHUNK_BLOCKS ? (uint32_t)left : CHUNK_BLOCKS;
-    r->chunk_first = r->block;
-    recover_read(r, r->s->super.ring_first + place, r->chunk, r->buf);
+    r->fresh = r->next;
+    recover_read_ring(r, r->block_last);
+}
+
+/* The drops that they name come too late for a record that was met already. */
+static int recover_note_fresh(struct recovery *r)
+{
+    for (; r->fresh < r->next; r->fresh++) {
+        const uint8_t *block = r->buf + (size_t)(r->fresh - r->first) * STORE_BLOCK;
+        struct block_head h;
+        int result = block_open(block, r->s->super.nonce, &h);
+        if (result == 0)
+            result = replay_note_drops(&r->replay, block, &h);
+        if (result < 0)
+            return -EBADMSG;
+    }
+    return 0;
 }
 
 /* True: reads are on their way. False: there is nothing to look at. */
@@ -311,11 +410,12 @@ static void recover_replayed(struct recovery *r)
 /* One block. 1: it is read to its end; 0: a record waits for its slots; -EBADMSG. */
 static int recover_replay_block(struct recovery *r)
 {
-    const uint8_t *block = r->buf + (size_t)(r->block - r->chunk_first) * STORE_BLOCK;
+    const uint8_t *block = r->buf + (size_t)(r->block - r->first) * STORE_BLOCK;
     struct block_head h;
     int result = block_open(block, r->s->super.nonce, &h);
 
-    if (result < 0 || h.seq != r->block)
+    if (result < 0 || h.seq != r->block ||
+        (r->block > r->s->tail && h.prev_crc != r->prev_crc && r->at.offset == 0))
         return -EBADMSG;
     while ((result = replay_next(&r->replay, block, &h, &r->at)) == 1) {
         if (recover_verify(r))
@@ -324,19 +424,23 @@ static int recover_replay_block(struct recovery *r)
         if (result < 0)
             return result;
     }
+    r->prev_crc = h.crc;
     return result < 0 ? result : 1;
 }
 
 static void recover_replay(struct recovery *r)
 {
     while (r->block <= r->block_last) {
-        if (r->chunk == 0 || r->block >= r->chunk_first + r->chunk) {
-            recover_read_chunk(r);
+        uint64_t ahead = r->block + LOOK_AHEAD;
+        if (r->next <= (ahead < r->block_last ? ahead : r->block_last)) {
+            recover_read_on(r);
             return;
         }
         int result = recover_replay_block(r);
         if (result < 0) {
-            recover_fail(r, result, "its log is damaged: a record makes no sense");
+            recover_fail(r, result,
+                         "its log is damaged: a block that was durable is not there, or a record "
+                         "makes no sense");
             return;
         }
         if (result == 0)
@@ -345,6 +449,14 @@ static void recover_replay(struct recovery *r)
         r->at = (struct piece_at){0};
     }
     recover_replayed(r);
+}
+
+static void recover_read_more(struct recovery *r)
+{
+    if (recover_note_fresh(r) < 0)
+        recover_fail(r, -EBADMSG, "its log is damaged: a list of drops makes no sense");
+    else
+        recover_replay(r);
 }
 
 static void recover_verified(struct recovery *r)
@@ -424,13 +536,19 @@ static void recover_step(struct task *task)
         store_limits(r->s);
         index_size(r->s);
         scan_init(&r->scan, &r->s->super);
-        recover_scan(r);
+        if (r->s->super.ring_blocks > WHOLE_RING)
+            recover_probe(r);
+        else
+            recover_scan_from(r, 1);
+        break;
+    case RECOVER_PROBE:
+        recover_probed(r);
         break;
     case RECOVER_SCAN:
         recover_scanned(r);
         break;
     case RECOVER_REPLAY:
-        recover_replay(r);
+        recover_read_more(r);
         break;
     case RECOVER_VERIFY:
         recover_verified(r);
@@ -452,8 +570,8 @@ void recovery_start(struct store *s)
     r->s = s;
     r->replay.s = s;
     r->state = RECOVER_OPEN;
-    r->buf = mem_alloc_aligned((size_t)CHUNK_BLOCKS * STORE_BLOCK, STORE_BLOCK);
-    r->verify = mem_alloc_aligned((size_t)CHUNK_BLOCKS * STORE_BLOCK, STORE_BLOCK);
+    r->buf = mem_alloc_aligned((size_t)BUF_BLOCKS * STORE_BLOCK, STORE_BLOCK);
+    r->verify = mem_alloc_aligned((size_t)VERIFY_BLOCKS * STORE_BLOCK, STORE_BLOCK);
     task_init(&r->task, recover_step);
     loop_wake(s->loop, &r->task);
 }

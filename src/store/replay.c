@@ -49,6 +49,31 @@ void replay_deinit(struct replay *r)
 
 /* ---- Drops of earlier starts ---- */
 
+/* Into its place in the sorted set, which is nearly always the last one. */
+static void seqs_insert(struct replay_seqs *q, uint64_t seq)
+{
+    seqs_add(q, seq);
+    for (uint64_t i = q->count - 1; i > 0 && q->items[i - 1] > seq; i--) {
+        q->items[i] = q->items[i - 1];
+        q->items[i - 1] = seq;
+    }
+}
+
+static int replay_name(struct replay *r, uint64_t seq, uint64_t block)
+{
+    if (!r->begun) {
+        seqs_add(&r->named, seq);
+        seqs_add(&r->named_in, block);
+        return 0;
+    }
+    if (replay_seqs_has(&r->named, seq))
+        return 0;
+    if (seq <= r->s->seq_last)
+        return -EBADMSG;
+    seqs_insert(&r->named, seq);
+    return 0;
+}
+
 int replay_note_drops(struct replay *r, const uint8_t *block, const struct block_head *h)
 {
     struct piece p;
@@ -63,8 +88,8 @@ int replay_note_drops(struct replay *r, const uint8_t *block, const struct block
         if (count < 0)
             return count;
         for (uint32_t i = 0; i < (uint32_t)count; i++) {
-            seqs_add(&r->named, drops_get(p.bytes, i));
-            seqs_add(&r->named_in, h->seq);
+            if (replay_name(r, drops_get(p.bytes, i), h->seq) < 0)
+                return -EBADMSG;
         }
     }
     return result;
@@ -75,6 +100,7 @@ void replay_begin(struct replay *r, uint64_t first, uint64_t last, uint64_t mark
     uint64_t n = 0;
 
     r->mark = mark;
+    r->begun = true;
     for (uint64_t i = 0; i < r->named.count; i++) {
         if (r->named_in.items[i] >= first && r->named_in.items[i] <= last)
             r->named.items[n++] = r->named.items[i];

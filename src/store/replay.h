@@ -21,9 +21,10 @@ struct replay {
     uint64_t mark;               /* of the last block: records <= mark are trusted (S2) */
     struct replay_seqs named;    /* dropped by earlier starts, sorted by replay_begin() */
     struct replay_seqs named_in; /* … and the blocks that say so */
-    struct replay_seqs dropped;  /* by this one */
-    uint64_t headless_count;     /* objects of which only deltas were found so far */
-    struct object **broken;      /* objects that lost a record */
+    bool begun;
+    struct replay_seqs dropped; /* by this one */
+    uint64_t headless_count;    /* objects of which only deltas were found so far */
+    struct object **broken;     /* objects that lost a record */
     uint64_t broken_count, broken_capacity;
 
     /* The record that is being put together in store.scratch. */
@@ -35,8 +36,9 @@ struct replay {
 
 void replay_deinit(struct replay *r);
 
-/* The drops that a block names. Of any block of the ring: which ones count is known later.
- * -EBADMSG. */
+/* The drops that a block names. Before replay_begin() of any block of the ring: which ones count is
+ * known then. Later of blocks of the log: -EBADMSG also if it names a record that was met already.
+ */
 int replay_note_drops(struct replay *r, const uint8_t *block, const struct block_head *h);
 /* The log is the blocks first .. last. */
 void replay_begin(struct replay *r, uint64_t first, uint64_t last, uint64_t mark);

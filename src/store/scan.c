@@ -42,6 +42,8 @@ int scan_see(struct scan *sc, uint64_t place, const uint8_t *block, struct block
         return result;
     sc->seen[place] = (struct seen){h->seq,      h->tail, h->mark,     h->durable,
                                     h->scrub_at, h->crc,  h->prev_crc, h->scrub_since};
+    sc->highest = h->seq > sc->highest ? h->seq : sc->highest;
+    sc->durable = h->durable > sc->durable ? h->durable : sc->durable;
     return 1;
 }
 
@@ -52,33 +54,35 @@ const struct seen *scan_block(const struct scan *sc, uint64_t seq)
     return seq != 0 && e->seq == seq ? e : NULL;
 }
 
-/* S5: the highest block whose whole run from its own tail is there. 0: none. */
-static uint64_t scan_find_end(const struct scan *sc)
+/* S5: the highest block whose whole run from its own tail, or from the floor, is there. 0: none. */
+static uint64_t scan_find_end(const struct scan *sc, uint64_t floor)
 {
     uint64_t ring = sc->super->ring_blocks, highest = sc->highest;
     uint64_t first = highest >= ring ? highest - ring + 1 : 1, run = 0, end = 0;
     const struct seen *before = NULL;
 
+    if (first <= floor)
+        first = floor + 1;
     for (uint64_t n = first; n <= highest; n++) {
         const struct seen *e = scan_block(sc, n);
         if (e != NULL && (before == NULL || e->prev_crc != before->crc))
             run = n;
-        if (e != NULL && run <= e->tail)
+        if (e != NULL && (run <= e->tail || run == floor + 1))
             end = n;
         before = e;
     }
     return end;
 }
 
+int scan_end_from(struct scan *sc, uint64_t floor)
+{
+    sc->end = scan_find_end(sc, floor);
+    return sc->end == 0 || sc->durable > sc->end ? -EBADMSG : 0;
+}
+
 int scan_end(struct scan *sc)
 {
-    for (uint64_t i = 0; i < sc->super->ring_blocks; i++) {
-        const struct seen *e = &sc->seen[i];
-        sc->highest = e->seq > sc->highest ? e->seq : sc->highest;
-        sc->durable = e->durable > sc->durable ? e->durable : sc->durable;
-    }
-    sc->end = scan_find_end(sc);
-    return sc->end == 0 || sc->durable > sc->end ? -EBADMSG : 0;
+    return scan_end_from(sc, 0);
 }
 
 void scan_adopt(const struct scan *sc, struct store *s)

@@ -22,13 +22,12 @@ struct seen {
 struct scan {
     const struct superblock *super;
     struct seen *seen;
-    /* Set by scan_end(). */
-    uint64_t highest; /* block that is there */
-    uint64_t durable; /* the highest block that any other one vouches for */
-    uint64_t end;     /* of the log; 0: no run of blocks is whole */
+    uint64_t highest; /* block that was seen */
+    uint64_t durable; /* the highest block that any one that was seen vouches for */
+    uint64_t end;     /* of the log, set by scan_end(); 0: no run of blocks is whole */
 };
 
-/* `super` must outlive it. Takes memory for each block of the ring. */
+/* `super` must outlive it. Takes memory for each block of the ring that is seen. */
 void scan_init(struct scan *sc, const struct superblock *super);
 void scan_deinit(struct scan *sc);
 static inline uint64_t scan_bytes(const struct superblock *super)
@@ -43,8 +42,26 @@ int scan_see(struct scan *sc, uint64_t place, const uint8_t *block, struct block
 /* NULL: it is not there. */
 const struct seen *scan_block(const struct scan *sc, uint64_t seq);
 
-/* Every place was seen. -EBADMSG: blocks that were durable are not there (S12). */
+/*
+ * Where to begin when not all of a big ring is to be read: SCAN_PROBES places, as far from each
+ * other as the next, are seen first. The youngest of them is less than a spacing, and what may be
+ * in flight, from the end of the log.
+ */
+enum { SCAN_PROBES = 256, SCAN_WINDOW = 512 };
+static_assert(STORE_BATCHES * STORE_BATCH_BLOCKS <= SCAN_WINDOW / 2, "in flight");
+
+static inline uint64_t scan_spacing(const struct superblock *super)
+{
+    return super->ring_blocks / SCAN_PROBES + 1;
+}
+
+/*
+ * Every place was seen. -EBADMSG: blocks that were durable are not there (S12). With a `floor`:
+ * blocks up to it are durable, and were not looked at; all from there up to a spacing and a window
+ * beyond `highest` were.
+ */
 int scan_end(struct scan *sc);
+int scan_end_from(struct scan *sc, uint64_t floor);
 
 /* What the last block says, into a store that is starting. Only with an end. */
 void scan_adopt(const struct scan *sc, struct store *s);
