@@ -216,6 +216,7 @@ static const char *verdict_name(const struct inspect_report *rep)
 {
     return rep->verdict == INSPECT_SOUND   ? "sound"
            : rep->verdict == INSPECT_DROPS ? "sound_drops_unanswered"
+           : rep->verdict == INSPECT_LOSES ? "loses_answered"
                                            : "damaged";
 }
 
@@ -365,6 +366,11 @@ static void print_verdict(const struct store_cmd *sc, uint64_t bad)
     if (rep->verdict == INSPECT_DAMAGED)
         printf("\ndamaged: no node serves this disk as it is. Its cluster has the data on other "
                "disks; make it a new, empty one with skerry disk add --yes\n");
+    else if (rep->verdict == INSPECT_LOSES)
+        printf("\ndamaged: a node serves this disk, but drops %" PRIu64
+               " records, some of which were answered: see that the cluster is whole without it "
+               "before it is started\n",
+               rep->records_dropped);
     else if (bad > 0)
         printf("\ndamaged: %" PRIu64 " blocks of data cannot be read. A node serves this disk, and "
                "takes these blocks from other copies\n",
@@ -388,7 +394,7 @@ int cli_store_check(struct cli *c, struct problem *p)
             print_verdict(&sc, 0);
         }
         json_decref(o);
-        c->exit_code = sc.report.verdict == INSPECT_DAMAGED;
+        c->exit_code = sc.report.verdict >= INSPECT_LOSES;
     }
     store_cmd_close(&sc);
     return result;
@@ -502,12 +508,12 @@ int cli_store_verify(struct cli *c, struct problem *p)
         store_cmd_put(o, "blocks_read", sv.v.blocks_done);
         store_cmd_put(o, "blocks_bad", sv.v.blocks_bad);
         json_object_set(o, "bad", sv.bad);
-        if (sv.v.blocks_bad > 0)
-            json_object_set_new(o, "verdict", json_string("damaged"));
+        if (sv.v.blocks_bad > 0 && sv.sc.report.verdict <= INSPECT_DROPS)
+            json_object_set_new(o, "verdict", json_string("bad_data"));
         if (!cli_print_json(c, o))
             verify_say(&sv);
         json_decref(o);
-        c->exit_code = sv.sc.report.verdict == INSPECT_DAMAGED || sv.v.blocks_bad > 0;
+        c->exit_code = sv.sc.report.verdict >= INSPECT_LOSES || sv.v.blocks_bad > 0;
     }
     json_decref(sv.bad);
     store_cmd_close(&sv.sc);

@@ -304,7 +304,7 @@ static uint32_t layout_run(const struct layout *l, uint32_t first)
 {
     uint32_t count = 1;
 
-    while (first + count < STORE_BLOCKS_MAX && l->slots[first + count] == l->slots[first] + count)
+    while (first + count < l->count && l->slots[first + count] == l->slots[first] + count)
         count++;
     return count;
 }
@@ -313,7 +313,7 @@ static json_t *layout_json(const struct layout *l)
 {
     json_t *list = json_array();
 
-    for (uint32_t b = 0, count; b < STORE_BLOCKS_MAX; b += count) {
+    for (uint32_t b = 0, count; b < l->count; b += count) {
         count = 1;
         if (l->slots[b] == 0)
             continue;
@@ -331,7 +331,7 @@ static json_t *layout_json(const struct layout *l)
 
 static void layout_print(const struct layout *l)
 {
-    for (uint32_t b = 0, count; b < STORE_BLOCKS_MAX; b += count) {
+    for (uint32_t b = 0, count; b < l->count; b += count) {
         count = 1;
         if (l->slots[b] == 0)
             continue;

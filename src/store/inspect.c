@@ -46,6 +46,7 @@ static const struct {
     [INSPECT_RECORD_BAD] = {"record_bad", INSPECT_DAMAGE},
     [INSPECT_RECORD_CONTRADICTS] = {"record_contradicts", INSPECT_DAMAGE},
     [INSPECT_RECORD_DROPPED] = {"record_dropped", INSPECT_NOTE},
+    [INSPECT_RECORD_ROTTEN] = {"record_rotten", INSPECT_DAMAGE},
     [INSPECT_OBJECT_HEADLESS] = {"object_headless", INSPECT_DAMAGE},
     [INSPECT_SLOT_SHARED] = {"slot_shared", INSPECT_DAMAGE},
     [INSPECT_SLOT_OUTSIDE] = {"slot_outside", INSPECT_DAMAGE},
@@ -66,8 +67,11 @@ void inspect_find(struct inspect *in, enum inspect_code code, uint64_t place, co
     };
     va_list args;
 
-    if (f.severity == INSPECT_DAMAGE)
-        in->report.verdict = INSPECT_DAMAGED;
+    enum inspect_verdict verdict = code == INSPECT_RECORD_ROTTEN  ? INSPECT_LOSES
+                                   : f.severity == INSPECT_DAMAGE ? INSPECT_DAMAGED
+                                                                  : INSPECT_SOUND;
+    if (verdict > in->report.verdict)
+        in->report.verdict = verdict;
     if (in->report.counts[code]++ >= INSPECT_TOLD_MAX)
         return;
     va_start(args, fmt);
@@ -488,7 +492,7 @@ static void check_cut(struct inspect *in)
     inspect_find(
         in, INSPECT_LOG_CUT, rep->end == 0 ? INSPECT_NO_PLACE : inspect_ring_place(in, rep->end),
         "the log can be followed up to block %llu only, and was durable up to block %llu: "
-        "%llu blocks between are lost or damaged, and %llu records that are still there "
+        "%llu of the blocks between are lost or damaged, and %llu records that are still there "
         "cannot be reached. Some of it was answered, so a start refuses the disk: its data "
         "must come from other copies",
         (unsigned long long)rep->end, (unsigned long long)rep->durable, (unsigned long long)lost,
@@ -581,8 +585,27 @@ static void count_record(struct inspect *in)
     }
 }
 
+static void find_mismatch(struct inspect *in, uint64_t block, const struct replay_mismatch *bad)
+{
+    const struct replay *r = &in->replay;
+    /* A durable block stands for durable data (S4). */
+    bool is_rotten = block <= in->report.durable;
+
+    inspect_find(
+        in, is_rotten ? INSPECT_RECORD_ROTTEN : INSPECT_RECORD_DROPPED, bad->slot,
+        "record %llu in block %llu of the log, of object %llu/%llu, is beyond the mark "
+        "%llu, and its data is not on the disk: block %u should have checksum %08x and has "
+        "%08x. %s",
+        (unsigned long long)r->seq, (unsigned long long)block, (unsigned long long)r->head.id.image,
+        (unsigned long long)r->head.id.object, (unsigned long long)r->mark, bad->block,
+        bad->expected, bad->found,
+        is_rotten ? "It was there, as a later block of the log says, and may have been "
+                    "answered; a start drops it all the same"
+                  : "It was never answered; a start drops it");
+}
+
 /* Beyond the mark: does its data match (S2)? */
-static bool check_slots(struct inspect *in)
+static bool check_slots(struct inspect *in, uint64_t block)
 {
     const struct replay *r = &in->replay;
     struct replay_mismatch bad;
@@ -601,13 +624,7 @@ static bool check_slots(struct inspect *in)
     }
     if (replay_matches(r, in->slots, &bad))
         return true;
-    inspect_find(in, INSPECT_RECORD_DROPPED, bad.slot,
-                 "record %llu, of object %llu/%llu, is beyond the mark %llu, and its data did not "
-                 "reach the disk: block %u should have checksum %08x and has %08x. It was never "
-                 "answered; a start drops it",
-                 (unsigned long long)r->seq, (unsigned long long)r->head.id.image,
-                 (unsigned long long)r->head.id.object, (unsigned long long)r->mark, bad.block,
-                 bad.expected, bad.found);
+    find_mismatch(in, block, &bad);
     return false;
 }
 
@@ -631,7 +648,7 @@ static int check_record(struct inspect *in, const uint8_t *block, const struct b
     count_record(in);
     if (replay_must_verify(r)) {
         in->report.records_beyond_mark++;
-        matches = check_slots(in);
+        matches = check_slots(in, h->seq);
     }
     if (replay_apply(r, matches) < 0)
         inspect_find(in, INSPECT_RECORD_CONTRADICTS, place,
@@ -710,13 +727,13 @@ static const struct object *slot_owner(struct inspect *in, uint64_t slot,
          o = object_at(s, o->age_next)) {
         const struct work *x = object_work(s, o);
         object_read(o, &l);
-        for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++)
+        for (uint32_t b = 0; b < l.count; b++)
             if (l.slots[b] == slot)
                 return o;
         if (x == NULL || x->prepared == NULL)
             continue;
         prepared_changes(x->prepared, &l);
-        for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++)
+        for (uint32_t b = 0; b < l.count; b++)
             if (l.slots[b] == slot)
                 return o;
     }
@@ -736,7 +753,7 @@ static void find_slots(struct inspect *in, const struct object *o, const struct 
 {
     struct store *s = in->s;
 
-    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
+    for (uint32_t b = 0; b < l->count; b++) {
         uint64_t slot = l->slots[b];
         if (slot == 0)
             continue;

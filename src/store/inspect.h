@@ -44,6 +44,7 @@ enum inspect_code {
     INSPECT_RECORD_BAD,
     INSPECT_RECORD_CONTRADICTS,
     INSPECT_RECORD_DROPPED,
+    INSPECT_RECORD_ROTTEN,
     INSPECT_OBJECT_HEADLESS,
     INSPECT_SLOT_SHARED,
     INSPECT_SLOT_OUTSIDE,
@@ -88,8 +89,9 @@ void inspect_close(struct inspect *in);
 
 enum inspect_verdict {
     INSPECT_SOUND,
-    INSPECT_DROPS, /* sound: a start drops records that were never answered */
-    INSPECT_DAMAGED,
+    INSPECT_DROPS,   /* sound: a start drops records that were never answered */
+    INSPECT_LOSES,   /* a start drops records that may have been answered: their data is rotten */
+    INSPECT_DAMAGED, /* a start refuses it */
 };
 
 struct inspect_super {
@@ -214,7 +216,7 @@ struct inspect_bad {
 
 /* Reads every slot in use, INSPECT_READS at a time of up to INSPECT_READ_BLOCKS. Memory: their
  * buffers. The loop must run. */
-enum { INSPECT_READS = 8, INSPECT_READ_BLOCKS = 256 };
+enum { INSPECT_READS = 32, INSPECT_READ_BLOCKS = 64 };
 
 struct inspect_verify {
     struct inspect *in;

@@ -8,7 +8,7 @@
  * Every slot in use is read once and compared. Objects are taken in the order of their newest full
  * records, which is about the order in which they were written; slots that follow each other, also
  * those of several objects, become one read. What the device cannot read as a whole is read
- * again block by block: it may be one block of 256.
+ * again block by block: it may be one of many.
  */
 struct verify_entry {
     struct store_id id;
@@ -50,7 +50,7 @@ static void verify_load(struct verifier *r)
     if (r->prepared && x != NULL && x->prepared != NULL)
         prepared_changes(x->prepared, &r->layout);
     else if (r->prepared)
-        r->layout = (struct layout){0};
+        r->layout.count = 0;
     else
         object_read(r->object, &r->layout);
     r->is_loaded = true;
@@ -63,9 +63,9 @@ static bool verify_find(struct verifier *r)
     while (r->object != NULL) {
         if (!r->is_loaded)
             verify_load(r);
-        while (r->block < STORE_BLOCKS_MAX && r->layout.slots[r->block] == 0)
+        while (r->block < r->layout.count && r->layout.slots[r->block] == 0)
             r->block++;
-        if (r->block < STORE_BLOCKS_MAX)
+        if (r->block < r->layout.count)
             return true;
         if (r->prepared)
             r->object = object_at(r->in->s, r->object->age_next);

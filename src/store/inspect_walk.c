@@ -124,7 +124,7 @@ static void object_visit(struct inspect *in, const struct object *o,
 {
     const struct work *x = object_work(in->s, o);
     const struct prepared *p = x == NULL ? NULL : x->prepared;
-    struct layout now, changes = {0};
+    struct layout now, changes;
     struct inspect_object out = {
         .id = o->id,
         .pg = object_pg(in->s, o),
@@ -137,6 +137,7 @@ static void object_visit(struct inspect *in, const struct object *o,
         .changes = &changes,
     };
 
+    changes.count = 0;
     object_read(o, &now);
     if (p != NULL) {
         prepared_changes(p, &changes);
