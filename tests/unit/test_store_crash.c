@@ -13,7 +13,7 @@
 
 #include <time.h>
 
-enum { SEQUENCE_MAX = 3, CHOICES_MAX = 1 << 12, CHOICES_SAMPLE = 24, PAGES_MAX = 64 };
+enum { SEQUENCE_MAX = 3, CHOICES_MAX = 1 << 12, CHOICES_SAMPLE = 24, PAGES_MAX = 1024 };
 
 static const struct letter {
     const char *name;
@@ -27,6 +27,11 @@ static const struct letter {
     {"replace", {.kind = STEP_REPLACE, .present = 5, .list = 2, .lower = true}},
     {"long list", {.kind = STEP_REPLACE, .item = 2, .present = 1, .list = 700}},
     {"dedup", {.kind = STEP_DEDUP, .list = 3}},
+    {"prepare", {.kind = STEP_PREPARE, .first = 1, .count = 2}},
+    {"prepare again", {.kind = STEP_PREPARE, .first = 2, .count = 1, .lower = true}},
+    {"prepare a deletion", {.kind = STEP_PREPARE, .deletes = true}},
+    {"commit", {.kind = STEP_COMMIT}},
+    {"roll back", {.kind = STEP_ROLLBACK}},
     {"purge", {.kind = STEP_PURGE}},
     {"restart", {.kind = STEP_RESTART}},
 };
@@ -200,6 +205,7 @@ static void sequence(struct crash *c, const struct base *base, const uint32_t *l
     ledger_forget_jobs(l);
     ledger_copy(l, &base->ledger);
     assert_int_equal(sim_image_put(c->w.host, WORLD_PATH, base->image, NULL, true), 0);
+    c->w.discards = c->sequences % 4 == 0; /* many pages are open then, of slots that are free */
     assert_int_equal(world_open(&c->w), 0);
     sequence_run(c, letters, len, together);
     if (l->error[0] != 0)
@@ -305,7 +311,7 @@ static void whatever_a_crash_leaves_is_a_state_at_or_after_the_last_answer(void 
         struct base base;
         base_make_kind(&base, kind);
         for (uint32_t len = 1; len <= SEQUENCE_MAX; len++) {
-            uint64_t step = c->full || len == 1 ? 1 : len == 2 ? 3 : 25;
+            uint64_t step = c->full || len == 1 ? 1 : len == 2 ? 4 : 60;
             sequences(c, &base, len, false, step);
             sequences(c, &base, len, true, step);
         }

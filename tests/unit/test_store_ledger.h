@@ -28,10 +28,19 @@ struct group {
     uint32_t count;
 };
 
+/* What a prepared version changes. */
+struct pending {
+    uint64_t version; /* 0: there is none */
+    bool deletes;
+    uint64_t touched; /* a bit per block */
+    uint64_t values[LEDGER_BLOCKS];
+};
+
 struct shape {
     bool there, deleted;
     uint64_t version;
     uint64_t values[LEDGER_BLOCKS]; /* 0: a hole */
+    struct pending pending;
     struct group groups[LEDGER_GROUPS];
     uint32_t groups_count;
 };
@@ -49,6 +58,9 @@ enum step_kind {
     STEP_REPLACE,
     STEP_DEDUP,
     STEP_PURGE,
+    STEP_PREPARE,
+    STEP_COMMIT,
+    STEP_ROLLBACK,
     STEP_TRIM,    /* of the item's PG, up to its version */
     STEP_FLOOR,   /* of a client */
     STEP_READ,    /* the whole object */
@@ -62,10 +74,11 @@ enum step_kind {
 struct step {
     enum step_kind kind;
     uint32_t item;
-    uint32_t first, count; /* WRITE, ZERO: blocks */
+    uint32_t first, count; /* WRITE, ZERO, PREPARE: blocks */
     uint64_t present;      /* REPLACE */
     uint32_t list;         /* REPLACE, DEDUP: dedup records */
-    bool lower;            /* REPLACE: with a version below */
+    bool lower;            /* REPLACE: with a version below; PREPARE: the same one again */
+    bool zero, deletes;    /* PREPARE */
     bool quiet;            /* WRITE … : of no client */
     uint32_t pause_ns;     /* let the world go on for so long, afterwards */
 };
@@ -76,6 +89,7 @@ struct job {
     struct store_dedup *dedups;
     bool busy, reading;
     uint32_t item, shape; /* write: the state it makes; read: the last acked when it began */
+    int expected;         /* not 0: the write is refused so, and changes nothing */
 };
 
 struct ledger {
@@ -176,7 +190,19 @@ static inline void ledger_copy(struct ledger *to, const struct ledger *from)
 /* A tombstone that may be forgotten. */
 static inline bool shape_is_trimmable(const struct ledger *l, uint32_t item, const struct shape *s)
 {
-    return s->there && s->deleted && s->version <= l->trimmed[item_pg(item)];
+    return s->there && s->deleted && s->pending.version == 0 &&
+           s->version <= l->trimmed[item_pg(item)];
+}
+
+static inline void shape_commit(struct shape *s)
+{
+    for (uint32_t b = 0; b < LEDGER_BLOCKS; b++) {
+        if (s->pending.deletes || (s->pending.touched >> b & 1) != 0)
+            s->values[b] = s->pending.values[b];
+    }
+    s->version = s->pending.version;
+    s->deleted = s->pending.deletes;
+    s->pending = (struct pending){0};
 }
 
 /* Records below the floor may be there or not. */
@@ -253,8 +279,8 @@ static inline bool shape_matches(struct ledger *l, struct store *s, uint32_t ite
     if (!store_lookup(s, &id, &o))
         return !shape->there || shape_is_trimmable(l, item, shape);
     return shape->there && o.version == shape->version && o.deleted == shape->deleted &&
-           o.pg == item_pg(item) && blocks_match(s, item, shape, &o) &&
-           dedups_match(l, s, item, shape);
+           o.prepared == shape->pending.version && o.pg == item_pg(item) &&
+           blocks_match(s, item, shape, &o) && dedups_match(l, s, item, shape);
 }
 
 /* The state that the object is in, from the last acked one on; -1: none of them. */
@@ -279,6 +305,41 @@ static inline bool ledger_read_shows(const struct op *op, const struct shape *sh
     return true;
 }
 
+static inline int op_read_prepared(struct op *op, uint64_t object)
+{
+    op->done = false;
+    memset(op->data, 0x5a, LEDGER_BLOCKS * STORE_BLOCK);
+    op->r = (struct store_read){
+        .id = {1, object},
+        .len = LEDGER_BLOCKS * STORE_BLOCK,
+        .buf = op->data,
+        .crcs = op->crcs,
+        .prepared = true,
+        .done = op_on_read,
+    };
+    store_read_start(op->world->store, &op->r);
+    assert_true(world_wait(op->world, &op->done, 60 * NS_PER_S));
+    return op->r.result;
+}
+
+static inline void ledger_read_prepared(struct ledger *l, struct op *op, uint32_t item,
+                                        const struct shape *shape)
+{
+    struct shape committed = *shape;
+    int got = op_read_prepared(op, item_object(item));
+
+    if (got == -EIO && l->device_fails)
+        got = op_read_prepared(op, item_object(item)); /* only once */
+    if (shape->pending.version == 0) {
+        if (got != -ENOENT)
+            ledger_fault(l, "object %u: a read of no prepared version ends with %d", item, got);
+        return;
+    }
+    shape_commit(&committed);
+    if (got != 0 || op->r.version != committed.version || !ledger_read_shows(op, &committed))
+        ledger_fault(l, "object %u: the prepared version is another one (%d)", item, got);
+}
+
 /* Read all of an object. */
 static inline void ledger_read(struct ledger *l, struct world *w, uint32_t item,
                                const struct shape *shape)
@@ -295,6 +356,7 @@ static inline void ledger_read(struct ledger *l, struct world *w, uint32_t item,
         ledger_fault(l, "object %u: a read ends with %d", item, got);
     else if (!ledger_read_shows(op, shape))
         ledger_fault(l, "object %u: a read shows something else", item);
+    ledger_read_prepared(l, op, item, shape);
     op->world = own;
 }
 
@@ -334,9 +396,10 @@ static inline void job_on_written(struct store_write *w)
     struct item *it = &l->items[j->item];
 
     j->busy = false;
-    if (w->result == -ENOSPC || (w->result == -EIO && l->device_fails))
+    if (w->result == -ENOSPC || (w->result == -EIO && l->device_fails) ||
+        (w->result == j->expected && j->expected != 0))
         return;
-    if (w->result != 0)
+    if (w->result != 0 || j->expected != 0)
         ledger_fault(l, "object %u: a write ends with %d", j->item, w->result);
     if (j->shape <= it->acked)
         ledger_fault(l, "object %u: state %u acked after state %u", j->item, j->shape, it->acked);
@@ -398,6 +461,7 @@ static inline void job_replace(struct job *j, struct shape *shape, const struct 
     op->w.deleted = st->present == 0;
     op->w.present[0] = st->present;
     shape->groups_count = 0; /* all of them are above 0 */
+    shape->pending = (struct pending){0};
     job_list(j, shape, st->list);
     for (uint32_t b = 0; b < LEDGER_BLOCKS; b++) {
         shape->values[b] = 0;
@@ -431,23 +495,109 @@ static inline void job_delete(struct job *j, struct shape *shape, const struct s
     job_client(j, shape, st);
 }
 
+static inline void job_prepare(struct job *j, struct shape *shape, const struct step *st)
+{
+    struct ledger *l = j->ledger;
+    struct store_write *w = &j->op->w;
+    struct pending *p = &shape->pending;
+    uint32_t count = st->deletes ? 0 : st->count;
+
+    if (p->version != 0 && st->lower)
+        w->version = p->version; /* instead of the one there is */
+    else if (p->version != 0)
+        shape_commit(shape);
+    if (!shape->there)
+        shape->deleted = true;
+    shape->there = true;
+    *p = (struct pending){.version = w->version, .deletes = st->deletes};
+    w->deleted = st->deletes;
+    w->zero = st->zero;
+    w->offset = st->first * STORE_BLOCK;
+    w->len = count * STORE_BLOCK;
+    if (!st->zero)
+        op_fill(j->op, w->id.object, st->first, count, l->value + 1);
+    for (uint32_t i = 0; i < count; i++) {
+        p->values[st->first + i] = st->zero ? 0 : ++l->value;
+        p->touched |= (uint64_t)1 << (st->first + i);
+    }
+    job_client(j, shape, st);
+}
+
+static inline void job_commit(struct job *j, struct shape *shape)
+{
+    if (shape->pending.version == 0) {
+        j->expected = -ENOENT;
+        return;
+    }
+    j->op->w.version = shape->pending.version;
+    shape_commit(shape);
+}
+
+/* With the version its dedup record goes. */
+static inline void job_rollback(struct job *j, struct shape *shape)
+{
+    uint32_t n = 0;
+
+    if (shape->pending.version == 0)
+        return;
+    j->op->w.version = shape->pending.version;
+    shape->pending = (struct pending){0};
+    for (uint32_t i = 0; i < shape->groups_count; i++) {
+        if (shape->groups[i].version != j->op->w.version)
+            shape->groups[n++] = shape->groups[i];
+    }
+    shape->groups_count = n;
+    if (shape->version == 0 && n == 0)
+        *shape = (struct shape){0};
+}
+
 static inline enum store_write_kind step_write_kind(enum step_kind kind)
 {
     static const enum store_write_kind kinds[STEP_KINDS] = {
-        [STEP_WRITE] = STORE_WRITE,     [STEP_ZERO] = STORE_ZERO,   [STEP_DELETE] = STORE_DELETE,
-        [STEP_REPLACE] = STORE_REPLACE, [STEP_DEDUP] = STORE_DEDUP, [STEP_PURGE] = STORE_PURGE,
+        [STEP_WRITE] = STORE_WRITE,     [STEP_ZERO] = STORE_ZERO,
+        [STEP_DELETE] = STORE_DELETE,   [STEP_PREPARE] = STORE_PREPARE,
+        [STEP_COMMIT] = STORE_COMMIT,   [STEP_ROLLBACK] = STORE_ROLLBACK,
+        [STEP_REPLACE] = STORE_REPLACE, [STEP_DEDUP] = STORE_DEDUP,
+        [STEP_PURGE] = STORE_PURGE,
     };
 
     return kinds[kind];
 }
 
+/* What makes another version at once. */
+static inline void job_change(struct job *j, struct shape *shape, const struct step *st)
+{
+    if (st->kind != STEP_REPLACE && shape->pending.version != 0) {
+        j->expected = -EBUSY;
+        if (st->kind != STEP_DELETE)
+            op_prepare_range(j->op, STORE_ZERO, j->op->w.id.object, j->op->w.version, st->first,
+                             st->count, 0);
+        return;
+    }
+    if (st->kind == STEP_REPLACE && st->lower && shape->version > 1)
+        j->op->w.version = shape->version - 1;
+    shape->version = j->op->w.version;
+    shape->there = true;
+    if (st->kind == STEP_REPLACE)
+        job_replace(j, shape, st);
+    else if (st->kind == STEP_DELETE)
+        job_delete(j, shape, st);
+    else
+        job_range(j, shape, st);
+}
+
 /* Fill in the write, and what it makes of the state before it. */
 static inline void job_generate(struct job *j, struct shape *shape, const struct step *st)
 {
-    struct ledger *l = j->ledger;
-
-    op_prepare(j->op, step_write_kind(st->kind), item_object(j->item), ++l->version);
-    if (st->kind == STEP_PURGE) {
+    op_prepare(j->op, step_write_kind(st->kind), item_object(j->item), ++j->ledger->version);
+    j->expected = 0;
+    if (st->kind == STEP_PREPARE) {
+        job_prepare(j, shape, st);
+    } else if (st->kind == STEP_COMMIT) {
+        job_commit(j, shape);
+    } else if (st->kind == STEP_ROLLBACK) {
+        job_rollback(j, shape);
+    } else if (st->kind == STEP_PURGE) {
         *shape = (struct shape){0};
     } else if (st->kind == STEP_DEDUP) {
         job_list(j, shape, st->list);
@@ -455,16 +605,7 @@ static inline void job_generate(struct job *j, struct shape *shape, const struct
             shape->deleted = true;
         shape->there = true;
     } else {
-        if (st->kind == STEP_REPLACE && st->lower && shape->version > 1)
-            j->op->w.version = shape->version - 1;
-        shape->version = j->op->w.version;
-        shape->there = true;
-        if (st->kind == STEP_REPLACE)
-            job_replace(j, shape, st);
-        else if (st->kind == STEP_DELETE)
-            job_delete(j, shape, st);
-        else
-            job_range(j, shape, st);
+        job_change(j, shape, st);
     }
     j->op->w.priv = j;
     j->op->w.done = job_on_written;
@@ -533,7 +674,7 @@ static inline void ledger_start_write(struct ledger *l, const struct step *st)
     j->reading = false;
     job_generate(j, shape, st);
     store_write_start(l->w->store, &j->op->w);
-    if (j->op->w.result == -ENOSPC) { /* at once, and nothing has changed */
+    if (j->op->w.result == -ENOSPC || j->expected != 0) { /* nothing changes */
         it->count--;
         l->writes_refused++;
     }
@@ -618,6 +759,9 @@ static inline void ledger_step(struct ledger *l, const struct step *st)
     case STEP_REPLACE:
     case STEP_DEDUP:
     case STEP_PURGE:
+    case STEP_PREPARE:
+    case STEP_COMMIT:
+    case STEP_ROLLBACK:
         ledger_start_write(l, st);
         break;
     case STEP_TRIM:

@@ -30,9 +30,10 @@ static enum step_kind plan_kind(struct prng *p, uint32_t i)
         uint32_t below;
         enum step_kind kind;
     } shares[] = {
-        {40, STEP_WRITE}, {48, STEP_ZERO},  {54, STEP_DELETE},  {66, STEP_REPLACE},
-        {74, STEP_DEDUP}, {78, STEP_PURGE}, {81, STEP_TRIM},    {84, STEP_FLOOR},
-        {92, STEP_READ},  {99, STEP_WAIT},  {100, STEP_SETTLE},
+        {28, STEP_WRITE},    {33, STEP_ZERO},    {37, STEP_DELETE},  {51, STEP_REPLACE},
+        {58, STEP_DEDUP},    {61, STEP_PURGE},   {69, STEP_PREPARE}, {76, STEP_COMMIT},
+        {79, STEP_ROLLBACK}, {82, STEP_TRIM},    {85, STEP_FLOOR},   {92, STEP_READ},
+        {99, STEP_WAIT},     {100, STEP_SETTLE},
     };
     uint64_t dice = prng_below(p, 100);
     uint32_t k = 0;
@@ -62,6 +63,8 @@ static void plan_make(struct plan *plan, uint64_t seed)
             .present = prng_below(&p, 1 << LEDGER_BLOCKS),
             .list = (uint32_t)prng_below(&p, prng_chance(&p, 1, 2) ? LIST_MAX : 4),
             .lower = prng_chance(&p, 1, 3),
+            .zero = prng_chance(&p, 1, 4),
+            .deletes = prng_chance(&p, 1, 6),
             .pause_ns = prng_chance(&p, 1, 2) ? 0 : (uint32_t)prng_below(&p, 900 * 1000),
         };
     }
@@ -71,6 +74,7 @@ static void plan_make(struct plan *plan, uint64_t seed)
 static void sweep_init(struct world *w, struct ledger *l)
 {
     world_create(w, &(struct sim_config){.seed = 77});
+    w->discards = true;
     world_format_store(w);
     world_shrink_ring(w, RING_BLOCKS_MIN);
     ledger_init(l, w);
