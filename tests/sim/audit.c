@@ -81,6 +81,46 @@ static void compare_pg(struct run *r, const struct map_pg *pg)
     }
 }
 
+/* ---- Bit rot ---- */
+
+static bool pg_is_sound(struct run *r, const struct map_pg *pg, uint32_t node)
+{
+    struct store_cursor cursor = {.pg = pg->id};
+    struct store_object object;
+
+    while (store_list(store_of(r, node), pg->id, 0, &cursor, &object, 1) != 0) {
+        if (!cluster_object_is_sound(&r->cluster, node, &object.id))
+            return false;
+    }
+    return true;
+}
+
+static bool all_is_sound(struct run *r)
+{
+    const struct map *map = r->cluster.nodes[0].osd_object->map;
+
+    for (uint32_t i = 0; i < map->pgs_count; i++) {
+        const struct map_pg *pg = &map->pgs[i];
+        for (uint32_t k = 0; k < pg->set_count; k++) {
+            if (!pg_is_sound(r, pg, cluster_node_of_osd(&r->cluster, pg->set[k])))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* Nobody reads: scrub finds what has rotted, in a round that has begun or in the next one. */
+void audit_rot(struct run *r)
+{
+    for (uint32_t i = 0; i < 3 * CLUSTER_SCRUB_S; i++) {
+        if (all_is_sound(r))
+            return;
+        r->result->scrub_s++;
+        sim_run_until(r->sim, sim_now(r->sim) + NS_PER_S);
+    }
+    run_fail(r, "a rotten block was not mended by scrub");
+}
+
 /* ---- Space ---- */
 
 static uint64_t count_blocks(struct run *r, uint32_t node, const struct map *map)

@@ -196,6 +196,7 @@ static void node_open_osd(struct cluster_node *n)
         .serving = node_osd_serving,
         .failed = node_osd_failed,
         .arg = n,
+        .scrub_period_s = CLUSTER_SCRUB_S,
         .mutant = n->cluster->mutant,
     };
 
@@ -638,4 +639,25 @@ bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint3
     }
     return elsewhere && sim_disk_flip(n->host, store_path,
                                       8ull * STORE_BLOCK * layout_slot(&l, block) + bit) == 0;
+}
+
+bool cluster_object_is_sound(struct cluster *c, uint32_t index, const struct store_id *id)
+{
+    const struct cluster_node *n = &c->nodes[index];
+    const struct object *o = object_find(n->osd_object->store, id);
+    uint8_t block[STORE_BLOCK];
+    struct layout l;
+
+    if (o == NULL)
+        return true;
+    object_read(o, &l);
+    for (uint32_t b = 0; b < STORE_BLOCKS_MAX; b++) {
+        uint64_t slot = layout_slot(&l, b);
+        if (slot == 0)
+            continue;
+        check(sim_disk_peek(n->host, store_path, slot * STORE_BLOCK, block, STORE_BLOCK) == 0);
+        if (crc32c_block(id->image, id->object, b, block, STORE_BLOCK) != l.crcs[b])
+            return false;
+    }
+    return true;
 }

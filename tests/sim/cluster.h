@@ -12,7 +12,7 @@
 #include "osd/osd.h"
 
 /* The last node is known from the beginning, and starts only if somebody starts it. */
-enum { CLUSTER_FOUNDERS = 3, CLUSTER_NODES = 4, CLUSTER_PORT = 7400 };
+enum { CLUSTER_FOUNDERS = 3, CLUSTER_NODES = 4, CLUSTER_PORT = 7400, CLUSTER_SCRUB_S = 30 };
 
 struct cluster;
 
@@ -83,5 +83,8 @@ int cluster_move_pgs(struct cluster *c, uint32_t index);
 /* A bit of a block of the image rots on this node's device, if the block is there and another
  * node that runs holds the object in the same version. False: it is not. */
 bool cluster_rot_block(struct cluster *c, uint32_t index, uint64_t offset, uint32_t bit);
+
+/* Does the device of this node hold the blocks of its object as they were written? */
+bool cluster_object_is_sound(struct cluster *c, uint32_t index, const struct store_id *id);
 
 #endif /* TESTS_SIM_CLUSTER_H */

@@ -83,6 +83,7 @@ static void totals_add(struct totals *t, const struct job_result *j)
     sum->faults += s->faults;
     sum->hits += s->hits;
     sum->simulated_ms += s->simulated_ms;
+    sum->scrub_s += s->scrub_s;
     sum->events += s->events;
     for (uint32_t k = 0; k < FAULT_KINDS; k++)
         sum->by_kind[k] += s->by_kind[k];
@@ -127,11 +128,12 @@ static int campaign_report(const struct options *o, const struct totals *t, doub
         (unsigned long long)t->hits_min);
     for (uint32_t k = 0; k < FAULT_KINDS; k++)
         printf("\"%s\": %llu, ", fault_name((enum fault_kind)k), (unsigned long long)s->by_kind[k]);
-    printf("\"simulated_s\": %llu, \"whole_s_max\": %.1f, \"events\": %llu, \"took_s\": %.1f, "
+    printf("\"simulated_s\": %llu, \"scrub_s\": %llu, \"whole_s_max\": %.1f, \"events\": %llu, "
+           "\"took_s\": %.1f, "
            "\"hash\": \"%016llx\", \"ok\": %s}\n",
-           (unsigned long long)(s->simulated_ms / 1000), (double)t->whole_ms_max / 1e3,
-           (unsigned long long)s->events, seconds, (unsigned long long)s->hash,
-           ok ? "true" : "false");
+           (unsigned long long)(s->simulated_ms / 1000), (unsigned long long)s->scrub_s,
+           (double)t->whole_ms_max / 1e3, (unsigned long long)s->events, seconds,
+           (unsigned long long)s->hash, ok ? "true" : "false");
     return ok ? 0 : 1;
 }
 

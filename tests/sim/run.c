@@ -240,6 +240,8 @@ static void run_heal(struct run *r)
     r->result->whole_ms = (sim_now(r->sim) - begin) / NS_PER_MS;
     run_wait_idle(r, "an operation");
     sim_run_until(r->sim, sim_now(r->sim) + QUIET_MS * NS_PER_MS);
+    if (!run_failed(r))
+        audit_rot(r);
 }
 
 /* Every replica has its turn as primary of everything, and every register is read from it. */

@@ -73,6 +73,7 @@ struct run_result {
     uint64_t contended, ops, unknown, errors; /* operations */
     uint64_t faults, hits;
     uint64_t by_kind[FAULT_KINDS];
+    uint64_t scrub_s;                /* that the end had to wait for scrub to mend what rotted */
     uint64_t simulated_ms, whole_ms; /* whole: from healing until the cluster was */
     uint64_t events;
     bool held, weak;
@@ -170,6 +171,7 @@ void faults_last(struct run *r);
 /* ---- audit.c ---- */
 
 /* Everything that must hold of a whole and quiet cluster. */
+void audit_rot(struct run *r); /* mended without a reader */
 void audit_cluster(struct run *r);
 
 #endif /* TESTS_SIM_RUN_H */
