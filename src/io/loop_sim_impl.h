@@ -149,6 +149,7 @@ struct sim_page {
     struct sim_version *durable; /* NULL: zeros */
     struct sim_version *oldest, *newest;
     uint32_t versions_count;
+    bool is_hole; /* its room was given back: the next write to it takes some again */
 };
 
 struct sim_inode {
@@ -158,7 +159,8 @@ struct sim_inode {
     bool is_dir;
     uint64_t size, size_durable;
     uint64_t reserved_pages; /* counted as used from 0 on, written or not */
-    uint64_t charged_pages;  /* written pages above those */
+    uint64_t charged_pages;  /* written pages above those, but holes */
+    uint64_t reserved_holes; /* holes below: not counted as used */
     struct hash pages;
     struct list dirty;
     struct list writes; /* struct sim_op under way */
@@ -385,7 +387,8 @@ void sim_inode_write_part(struct sim_host *h, struct sim_inode *n, const struct 
 /* The newest of what this write made, and so all that it says, is on the medium. */
 void sim_inode_write_through(struct sim_host *h, struct sim_inode *n, const struct sim_content *c,
                              const struct sim_mark *mark);
-/* Each page, or of a part of the discard any page, becomes zeros, anything, or stays. */
+/* Each page, or of a part of the discard any page, becomes zeros, anything, or stays. Of a file
+ * that is no device, its room is given back. */
 void sim_inode_discard(struct sim_host *h, struct sim_inode *n, uint64_t offset, uint64_t len,
                        struct sim_mark *mark, bool is_part);
 bool sim_inode_is_sparse(const struct sim_inode *n);

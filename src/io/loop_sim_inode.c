@@ -105,6 +105,39 @@ struct sim_page *sim_page_get(struct sim_host *h, struct sim_inode *n, uint64_t 
     return p;
 }
 
+/* Below what is reserved, or above: there each page counts for itself. */
+static void page_make_hole(struct sim_host *h, struct sim_inode *n, struct sim_page *p)
+{
+    if (p->is_hole)
+        return;
+    p->is_hole = true;
+    h->disk.used_pages--;
+    if (p->link.key < n->reserved_pages)
+        n->reserved_holes++;
+    else
+        n->charged_pages--;
+}
+
+static void page_fill_hole(struct sim_host *h, struct sim_inode *n, struct sim_page *p)
+{
+    if (!p->is_hole)
+        return;
+    p->is_hole = false;
+    h->disk.used_pages++;
+    if (p->link.key < n->reserved_pages)
+        n->reserved_holes--;
+    else
+        n->charged_pages++;
+}
+
+/* A write to it takes no more. */
+static bool page_has_room(const struct sim_inode *n, uint64_t index)
+{
+    const struct sim_page *p = page_find(n, index);
+
+    return p != NULL ? !p->is_hole : index < n->reserved_pages;
+}
+
 static const uint8_t *page_content(const struct sim_page *p)
 {
     if (p == NULL)
@@ -122,6 +155,7 @@ static void page_free(struct sim_host *h, struct sim_inode *n, struct sim_page *
         sim_version_put(h->sim, v);
     }
     sim_version_put(h->sim, p->durable);
+    page_fill_hole(h, n, p);
     if (p->link.key >= n->reserved_pages) {
         n->charged_pages--;
         h->disk.used_pages--;
@@ -225,27 +259,32 @@ void sim_inode_put(struct sim_host *h, struct sim_inode *n)
 
     check(list_empty(&n->writes));
     inode_visit(h, n, 0, page_free);
-    check(n->pages.count == 0 && n->charged_pages == 0);
+    check(n->pages.count == 0 && n->charged_pages == 0 && n->reserved_holes == 0);
     h->disk.used_pages -= n->reserved_pages;
     list_remove(&n->in_disk);
     hash_deinit(&n->pages);
     free(n);
 }
 
-static void page_count_reserved(struct sim_host *h, struct sim_inode *n, struct sim_page *p)
+static void page_count(struct sim_host *h, struct sim_inode *n, struct sim_page *p)
 {
-    (void)p;
-    n->charged_pages++;
-    h->disk.used_pages++;
+    if (p->is_hole && p->link.key < n->reserved_pages) {
+        n->reserved_holes++;
+        h->disk.used_pages--;
+    } else if (!p->is_hole && p->link.key >= n->reserved_pages) {
+        n->charged_pages++;
+        h->disk.used_pages++;
+    }
 }
 
 static void inode_reserve(struct sim_host *h, struct sim_inode *n, uint64_t pages)
 {
-    h->disk.used_pages -= n->reserved_pages + n->charged_pages;
+    h->disk.used_pages -= n->reserved_pages + n->charged_pages - n->reserved_holes;
     n->reserved_pages = pages;
     n->charged_pages = 0;
+    n->reserved_holes = 0;
     h->disk.used_pages += pages;
-    inode_visit(h, n, pages, page_count_reserved);
+    inode_visit(h, n, 0, page_count);
 }
 
 static bool disk_has_room(const struct sim_host *h, uint64_t pages)
@@ -299,6 +338,7 @@ static void inode_put_page(struct sim_host *h, struct sim_inode *n, const struct
     struct sim_version *v = sim_version_new(h->sim, page_content(p));
     uint64_t end = (index + 1) * SIM_PAGE_BYTES;
 
+    page_fill_hole(h, n, p);
     sim_content_copy_page(c, index, sectors, v->data);
     sim_page_add(h, n, p, v, mark);
     if (end > c->offset + c->len)
@@ -315,7 +355,7 @@ int sim_inode_write(struct sim_host *h, struct sim_inode *n, const struct sim_co
     uint64_t missing = 0;
 
     for (uint64_t i = first; i < end; i++)
-        missing += i >= n->reserved_pages && page_find(n, i) == NULL;
+        missing += !page_has_room(n, i);
     if (!disk_has_room(h, missing))
         return -ENOSPC;
     for (uint64_t i = first; i < end; i++)
@@ -344,7 +384,7 @@ void sim_inode_write_part(struct sim_host *h, struct sim_inode *n, const struct 
 
     for (uint64_t i = c->offset / SIM_PAGE_BYTES; i < end; i++) {
         unsigned sectors = sectors_pick(h->sim);
-        bool fits = i < n->reserved_pages || page_find(n, i) != NULL || disk_has_room(h, 1);
+        bool fits = page_has_room(n, i) || disk_has_room(h, 1);
         if (sectors != 0 && fits)
             inode_put_page(h, n, c, i, sectors, mark);
     }
@@ -394,30 +434,40 @@ void sim_inode_write_through(struct sim_host *h, struct sim_inode *n, const stru
     }
 }
 
-/* Pages nobody wrote are zeros already. */
-void sim_inode_discard(struct sim_host *h, struct sim_inode *n, uint64_t offset, uint64_t len,
-                       struct sim_mark *mark, bool is_part)
+static void page_discard(struct sim_host *h, struct sim_inode *n, struct sim_page *p,
+                         struct sim_mark *mark)
 {
     enum { STAYS, ZEROS, GARBAGE, OUTCOMES };
     struct sim *s = h->sim;
+    uint64_t how = prng_below(&s->world, OUTCOMES);
 
+    if (!h->disk.has_info || !h->disk.info.is_device)
+        page_make_hole(h, n, p);
+    if (how == STAYS)
+        return;
+    struct sim_version *v = sim_version_new(s, zeros);
+    for (uint32_t at = 0; how == GARBAGE && at < SIM_PAGE_BYTES; at += sizeof(uint64_t)) {
+        uint64_t x = prng_next(&s->world);
+        memcpy(v->data + at, &x, sizeof(x));
+    }
+    sim_page_add(h, n, p, v, mark);
+}
+
+/* A page that was neither written nor reserved is a hole already. */
+void sim_inode_discard(struct sim_host *h, struct sim_inode *n, uint64_t offset, uint64_t len,
+                       struct sim_mark *mark, bool is_part)
+{
     for (uint64_t i = offset / SIM_PAGE_BYTES; i < (offset + len) / SIM_PAGE_BYTES; i++) {
-        struct sim_page *p = page_find(n, i);
-        uint64_t how = p == NULL ? STAYS : prng_below(&s->world, OUTCOMES);
-        if (how == STAYS || (is_part && prng_chance(&s->world, 1, 2)))
+        if (page_find(n, i) == NULL && i >= n->reserved_pages)
             continue;
-        struct sim_version *v = sim_version_new(s, zeros);
-        for (uint32_t at = 0; how == GARBAGE && at < SIM_PAGE_BYTES; at += sizeof(uint64_t)) {
-            uint64_t x = prng_next(&s->world);
-            memcpy(v->data + at, &x, sizeof(x));
-        }
-        sim_page_add(h, n, p, v, mark);
+        if (!is_part || prng_chance(&h->sim->world, 1, 2))
+            page_discard(h, n, sim_page_get(h, n, i), mark);
     }
 }
 
 bool sim_inode_is_sparse(const struct sim_inode *n)
 {
-    return n->reserved_pages + n->charged_pages < pages_of(n->size);
+    return n->reserved_pages - n->reserved_holes + n->charged_pages < pages_of(n->size);
 }
 
 /*
@@ -564,8 +614,14 @@ static uint64_t inode_unreserved(const struct sim_inode *n, uint64_t pages)
     uint64_t missing = 0;
 
     for (uint64_t i = n->reserved_pages; i < pages; i++)
-        missing += page_find(n, i) == NULL;
-    return missing;
+        missing += !page_has_room(n, i);
+    return missing + n->reserved_holes;
+}
+
+static void page_fill_reserved(struct sim_host *h, struct sim_inode *n, struct sim_page *p)
+{
+    if (p->link.key < pages_of(n->size))
+        page_fill_hole(h, n, p);
 }
 
 int sim_inode_resize(struct sim_host *h, struct sim_inode *n, uint64_t size, bool reserve)
@@ -575,7 +631,10 @@ int sim_inode_resize(struct sim_host *h, struct sim_inode *n, uint64_t size, boo
     if (size < n->size)
         inode_shrink(h, n, size);
     n->size = size;
-    if (reserve && pages_of(size) > n->reserved_pages)
-        inode_reserve(h, n, pages_of(size));
+    if (reserve) {
+        inode_visit(h, n, 0, page_fill_reserved);
+        inode_reserve(h, n,
+                      n->reserved_pages > pages_of(size) ? n->reserved_pages : pages_of(size));
+    }
     return 0;
 }

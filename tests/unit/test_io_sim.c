@@ -532,6 +532,53 @@ static void a_sparse_file_costs_what_was_written_and_then_there_is_no_space(void
     world_deinit(&w);
 }
 
+/* A hole is a hole: others may take its room, whether it was reserved or only written. A device
+ * keeps its own. */
+static void what_was_discarded_of_a_file_has_no_room_any_more(void **state)
+{
+    struct loop_file_info info;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        struct world w;
+        struct call c;
+        bool is_reserved = seed % 2 == 0, is_device = seed % 3 == 0;
+        world_init_config(&w, &(struct sim_config){.seed = seed, .host_disk_bytes = 8 * PAGE});
+        if (is_device)
+            sim_disk_set_info(w.host[0],
+                              &(struct loop_file_info){.is_device = true, .can_discard = true});
+        struct loop_file *f = open_file(&w, "f"), *other = open_file(&w, "g");
+        assert_int_equal(loop_file_resize(f, 4 * PAGE, is_reserved), 0);
+        for (uint64_t page = is_reserved ? 1 : 0; page < 4; page++)
+            assert_int_equal(write_page(&w, f, 'a', page), PAGE);
+        assert_int_equal(loop_file_resize(other, 4 * PAGE, true), 0);
+        assert_int_equal(write_page(&w, other, 'b', 4), -ENOSPC);
+
+        loop_discard(w.loop[0], &call_init(&c)->op, f, 0, 2 * PAGE);
+        assert_int_equal(wait_for(&w, &c), 0);
+        loop_discard(w.loop[0], &call_init(&c)->op, f, 0, 2 * PAGE);
+        assert_int_equal(wait_for(&w, &c), 0);
+        loop_file_info(f, &info);
+        assert_true(info.is_sparse == !is_device);
+        assert_int_equal(loop_disk_free(w.loop[0], ""), is_device ? 0 : 2 * PAGE);
+        assert_int_equal(write_page(&w, other, 'b', 4), is_device ? -ENOSPC : PAGE);
+        assert_int_equal(write_page(&w, f, 'c', 1), PAGE);
+        assert_int_equal(write_page(&w, f, 'c', 0), is_device ? PAGE : -ENOSPC);
+        assert_int_equal(loop_file_resize(f, 4 * PAGE, true), is_device ? 0 : -ENOSPC);
+        assert_int_equal(loop_file_resize(other, 3 * PAGE, false), 0);
+        assert_int_equal(flush(&w, other), 0);
+        assert_int_equal(loop_file_resize(f, 4 * PAGE, true), 0);
+        assert_int_equal(write_page(&w, f, 'c', 0), PAGE);
+        loop_file_close(f);
+        loop_file_close(other);
+        assert_int_equal(loop_unlink(w.loop[0], "f"), 0);
+        assert_int_equal(loop_unlink(w.loop[0], "g"), 0);
+        assert_int_equal(loop_dir_sync(w.loop[0], ""), 0);
+        assert_int_equal(loop_disk_free(w.loop[0], ""), 8 * PAGE);
+        world_deinit(&w);
+    }
+}
+
 static void a_flipped_bit_is_read_back(void **state)
 {
     struct world w;
@@ -1130,6 +1177,7 @@ int main(void)
         cmocka_unit_test(after_a_failed_flush_no_later_one_saves_the_pages),
         cmocka_unit_test(the_nth_call_fails_where_the_prefix_says_so),
         cmocka_unit_test(a_sparse_file_costs_what_was_written_and_then_there_is_no_space),
+        cmocka_unit_test(what_was_discarded_of_a_file_has_no_room_any_more),
         cmocka_unit_test(a_flipped_bit_is_read_back),
         cmocka_unit_test(lies_report_success_once_and_do_something_else),
         cmocka_unit_test(name_changes_not_synced_are_kept_in_order_up_to_some_point),
