@@ -9,6 +9,12 @@
 #include "base/text.h"
 #include "cli/setup.h"
 
+enum {
+    SCRUB_PERIOD_S = 14 * 86400,
+    SCRUB_PERIOD_MAX_S = 366 * 86400,
+    SCRUB_RATE_MIN = 1 << 20,
+};
+
 struct conf_file {
     struct node_conf *conf;
     struct problem *p;
@@ -36,6 +42,48 @@ static bool conf_nbd(struct node_conf *conf, const char *text)
     return conf->nbd_off || loop_addr_parse(text, &conf->nbd);
 }
 
+/* "14d", "36h", "90m" or "off". */
+static bool conf_period(const char *text, uint64_t *out)
+{
+    static const struct {
+        char letter;
+        uint64_t seconds;
+    } units[] = {{'m', 60}, {'h', 3600}, {'d', 86400}};
+    char number[24];
+    size_t len = strlen(text);
+    uint64_t count = 0;
+    if (strcmp(text, "off") == 0) {
+        *out = 0;
+        return true;
+    }
+    if (len < 2 || !str_copy(number, sizeof(number), text))
+        return false;
+    number[len - 1] = '\0';
+    if (!str_to_u64(number, &count))
+        return false;
+    for (size_t i = 0; i < COUNT_OF(units); i++) {
+        if (text[len - 1] != units[i].letter)
+            continue;
+        if (count == 0 || count > SCRUB_PERIOD_MAX_S / units[i].seconds)
+            return false;
+        *out = count * units[i].seconds;
+        return true;
+    }
+    return false;
+}
+
+static bool conf_discard(const char *text, enum store_discard *out)
+{
+    static const char *const names[] = {"auto", "on", "off"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum store_discard)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 enum conf_key {
     CONF_NAME,
     CONF_DIR,
@@ -45,6 +93,9 @@ enum conf_key {
     CONF_NBD,
     CONF_LOG,
     CONF_IO,
+    CONF_SCRUB_PERIOD,
+    CONF_SCRUB_RATE,
+    CONF_DISCARD,
     CONF_NOT_YET,
     CONF_COUNT
 };
@@ -53,11 +104,19 @@ static const struct {
     const char *section, *key;
     enum conf_key what;
 } conf_keys[] = {
-    {"node", "name", CONF_NAME},         {"node", "dir", CONF_DIR},
-    {"node", "location", CONF_LOCATION}, {"node", "io", CONF_IO},
-    {"net", "listen", CONF_LISTEN},      {"net", "advertise", CONF_ADVERTISE},
-    {"nbd", "listen", CONF_NBD},         {"log", "level", CONF_LOG},
-    {"nfs", "listen", CONF_NOT_YET},     {"s3", "listen", CONF_NOT_YET},
+    {"disk", "scrub_period", CONF_SCRUB_PERIOD},
+    {"disk", "scrub_rate", CONF_SCRUB_RATE},
+    {"disk", "discard", CONF_DISCARD},
+    {"node", "name", CONF_NAME},
+    {"node", "dir", CONF_DIR},
+    {"node", "location", CONF_LOCATION},
+    {"node", "io", CONF_IO},
+    {"net", "listen", CONF_LISTEN},
+    {"net", "advertise", CONF_ADVERTISE},
+    {"nbd", "listen", CONF_NBD},
+    {"log", "level", CONF_LOG},
+    {"nfs", "listen", CONF_NOT_YET},
+    {"s3", "listen", CONF_NOT_YET},
     {"http", "listen", CONF_NOT_YET},
 };
 
@@ -82,6 +141,12 @@ static bool conf_set(struct node_conf *conf, enum conf_key what, const char *val
         return conf_log_level(value, &conf->log_level);
     case CONF_IO:
         return loop_kind_parse(value, &conf->io);
+    case CONF_SCRUB_PERIOD:
+        return conf_period(value, &conf->scrub_period_s);
+    case CONF_SCRUB_RATE:
+        return str_to_size(value, &conf->scrub_rate) && conf->scrub_rate >= SCRUB_RATE_MIN;
+    case CONF_DISCARD:
+        return conf_discard(value, &conf->discard);
     case CONF_NOT_YET:
     case CONF_COUNT:
         break;
@@ -176,6 +241,7 @@ int node_conf_read(const struct cli *c, struct node_conf *out, struct problem *p
 
     memset(out, 0, sizeof(*out));
     out->log_level = LOG_INFO;
+    out->scrub_period_s = SCRUB_PERIOD_S;
     loop_addr_parse("127.0.0.1:10809", &out->nbd);
     if (c->dir != NULL && !str_copy(out->dir, sizeof(out->dir), c->dir))
         return problem_set(p, PROBLEM_USAGE, "usage", "--dir is too long");

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/nodedir.h"
+#include "store/store.h"
 
 struct node_conf {
     char dir[NODEDIR_PATH_MAX];
@@ -17,6 +18,8 @@ struct node_conf {
     struct loop_addr listen, advertise, nbd;
     enum log_level log_level;
     enum loop_kind io;
+    uint64_t scrub_period_s, scrub_rate; /* of each disk; 0: none, and the store's default */
+    enum store_discard discard;
 };
 
 /* Everything but what the node directory remembers. */

@@ -127,6 +127,9 @@ static int osd_open_on_loop(void *arg)
                                 .id = o->id,
                                 .node = n->identity.node,
                                 .path = o->path,
+                                .scrub_period_s = n->conf.scrub_period_s,
+                                .scrub_rate = n->conf.scrub_rate,
+                                .discard = n->conf.discard,
                                 .serving = osd_on_serving,
                                 .failed = osd_on_failed,
                                 .arg = o};
@@ -396,7 +399,14 @@ static void query_on_osd(struct loop_msg *msg)
                                     .data_bytes = status.store.data_bytes,
                                     .free_bytes = status.store.free_bytes,
                                     .objects = status.store.objects,
-                                    .crc_errors = status.store.crc_errors_total};
+                                    .crc_errors = status.store.crc_errors_total,
+                                    .repaired_objects = status.repaired_objects_total,
+                                    .scrub_bad_blocks = status.store.scrub_bad_total,
+                                    .scrub_permille = status.store.scrub_permille,
+                                    .scrub_started_s = status.store.scrub_started_s,
+                                    .scrub_finished_s = status.store.scrub_finished_s,
+                                    .scrub_late = status.store.scrub_late,
+                                    .discarded_bytes = status.store.discarded_bytes_total};
     msg->run = query_on_row;
     loop_post(r->query->node->control.loop, msg);
 }

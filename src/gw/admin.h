@@ -45,6 +45,10 @@ struct admin_osd_row {
     bool full; /* it refuses what is new */
     uint32_t pgs_primary, pgs_active, pgs_recovering;
     uint64_t recovery_objects_left, used_bytes, data_bytes, free_bytes, objects, crc_errors;
+    uint64_t repaired_objects; /* that its own device did not give back */
+    uint64_t scrub_bad_blocks, scrub_permille, scrub_started_s, scrub_finished_s; /* store.h */
+    bool scrub_late;
+    uint64_t discarded_bytes;
 };
 
 enum { ADMIN_OSDS_MAX = 64 };

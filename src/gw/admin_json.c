@@ -132,6 +132,20 @@ json_t *admin_json_node(const struct map_node *n, bool up, const struct raft_cor
     return object;
 }
 
+/* Times in seconds since 1970; null: not yet, or scrub is off. */
+static json_t *scrub_json(const struct admin_osd_row *row)
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "permille", json_count(row->scrub_permille));
+    json_object_set_new(object, "started",
+                        row->scrub_started_s ? json_count(row->scrub_started_s) : json_null());
+    json_object_set_new(object, "finished",
+                        row->scrub_finished_s ? json_count(row->scrub_finished_s) : json_null());
+    json_object_set_new(object, "late", json_boolean(row->scrub_late));
+    json_object_set_new(object, "bad_blocks", json_count(row->scrub_bad_blocks));
+    return object;
+}
+
 static void osd_row(json_t *object, const struct admin_osd_row *row)
 {
     json_object_set_new(object, "used_bytes", row ? json_count(row->used_bytes) : json_null());
@@ -142,6 +156,11 @@ static void osd_row(json_t *object, const struct admin_osd_row *row)
     json_object_set_new(object, "recovery_objects_left",
                         row ? json_count(row->recovery_objects_left) : json_null());
     json_object_set_new(object, "crc_errors", row ? json_count(row->crc_errors) : json_null());
+    json_object_set_new(object, "repaired_objects",
+                        row ? json_count(row->repaired_objects) : json_null());
+    json_object_set_new(object, "discarded_bytes",
+                        row ? json_count(row->discarded_bytes) : json_null());
+    json_object_set_new(object, "scrub", row ? scrub_json(row) : json_null());
 }
 
 static const char *osd_state(const struct map_osd *o)

@@ -69,6 +69,12 @@ printf '[node]\nname = nobody\n[nbd]\nlisten = 127.0.0.1:0\ncolour = blue\n' >"$
 refused 2 'line 5' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
 printf '[log]\nlevel = loud\n' >"$dir/node.conf"
 refused 2 'line 2' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
+for line in 'scrub_period = 14' 'scrub_period = 0d' 'scrub_period = 367d' 'scrub_period = d' \
+    'scrub_rate = 4K' 'discard = maybe'; do
+    printf '[disk]\nscrub_period = 90m\nscrub_period = off\nscrub_rate = 8M\ndiscard = on\n%s\n' \
+        "$line" >"$dir/node.conf"
+    refused 2 'line 6' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
+done
 printf '[node]\nfoo = 1\nbar = 2\n' >"$dir/node.conf"
 refused 2 'line 2: .*foo' "$skerry" node --dir "$dir/nobody" --config "$dir/node.conf" --admin "$dir/e.sock"
 printf '[node]\nname nobody\nbar = 2\n' >"$dir/node.conf"
