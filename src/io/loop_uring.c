@@ -275,6 +275,7 @@ static void uring_halt(struct loop *base)
     uring_net_end(l);
     os_loop_close(&l->os);
     io_uring_queue_exit(&l->ring);
+    uring_buffers_end(l);
 }
 
 static void uring_destroy(struct loop *base)

@@ -146,6 +146,9 @@ static inline int uring_region_find(const struct uring_loop *l, const void *buf,
 /* The handle it is for was closed while the op was waiting. */
 bool uring_net_is_closing(struct uring_state *s);
 
+/* The ring is gone, and its regions with it. */
+void uring_buffers_end(struct uring_loop *l);
+
 /* Close the sockets that are no connection yet. */
 void uring_net_end(struct uring_loop *l);
 

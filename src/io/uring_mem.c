@@ -1,8 +1,12 @@
 #include "io/uring.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/log.h"
 
@@ -11,9 +15,41 @@
  * transfer. It may refuse: it is older than 5.19, the locked memory of an ordinary user (8 MiB as a
  * rule) is used up, a region is larger than its 1 GiB. Then transfers go as they always can.
  *
+ * Rings take locked memory too, and a loop that cannot be made is worse than transfers that cost
+ * more. So where locked memory is limited, the regions of this process take at most half of it.
+ *
  * The ring belongs to one thread once it is enabled, and takes registrations of that thread alone;
  * before, of any. What loop.h asks for, calls on the loop's own thread, fits both.
  */
+
+static _Atomic uint64_t regions_bytes; /* of all loops */
+
+/* The limit is not for this process. */
+static bool may_lock_all(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {{0}};
+
+    return syscall(SYS_capget, &header, data) == 0 &&
+           (data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK)) != 0;
+}
+
+static int bytes_take(uint64_t len)
+{
+    uint64_t total = atomic_fetch_add_explicit(&regions_bytes, len, memory_order_relaxed) + len;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+        total <= limit.rlim_cur / 2 || may_lock_all())
+        return 0;
+    atomic_fetch_sub_explicit(&regions_bytes, len, memory_order_relaxed);
+    return -ENOMEM;
+}
+
+static void bytes_give_back(uint64_t len)
+{
+    atomic_fetch_sub_explicit(&regions_bytes, len, memory_order_relaxed);
+}
 
 static void say_once(int err)
 {
@@ -21,8 +57,8 @@ static void say_once(int err)
 
     if (!atomic_exchange_explicit(&said, true, memory_order_relaxed))
         log_info("io",
-                 "the kernel does not take I/O buffers for good, so transfers cost a little more "
-                 "CPU; more locked memory (ulimit -l) may help error=%s",
+                 "I/O buffers are not registered with the kernel, so transfers cost a little more "
+                 "CPU; a higher limit of locked memory (ulimit -l) may help error=%s",
                  strerrorname_np(-err));
 }
 
@@ -60,9 +96,14 @@ int uring_buffers_register(struct loop *base, void *memory, size_t len)
 
     if (i == LOOP_BUFFERS_MAX)
         return -ENOSPC;
-    int err = table_create(l);
-    if (err == 0)
-        err = place_set(l, i, memory, len);
+    int err = bytes_take(len);
+    if (err == 0) {
+        err = table_create(l);
+        if (err == 0)
+            err = place_set(l, i, memory, len);
+        if (err != 0)
+            bytes_give_back(len);
+    }
     if (err != 0) {
         say_once(err);
         return err;
@@ -83,6 +124,15 @@ int uring_buffers_unregister(struct loop *base, void *memory)
     if (i == LOOP_BUFFERS_MAX)
         return -ENOENT;
     int err = place_set(l, i, NULL, 0);
+    if (err == 0)
+        bytes_give_back(l->regions[i].len);
     l->regions[i] = (struct uring_region){err == 0 ? URING_REGION_EMPTY : URING_REGION_LOST, 0};
     return err;
+}
+
+void uring_buffers_end(struct uring_loop *l)
+{
+    for (uint32_t i = 0; i < l->regions_end; i++)
+        bytes_give_back(l->regions[i].len);
+    l->regions_end = 0;
 }
