@@ -225,8 +225,7 @@ int loop_flush_now(struct loop_file *f);
  * such a region cost less CPU. An advice: what it returns changes nothing but that. 0, or -errno:
  * the back end has no such thing (-ENOTSUP), it has LOOP_BUFFERS_MAX regions (-ENOSPC), or may not
  * lock that much memory (where that is limited, half of it is left to loops). Before the memory is
- * freed, and with no op on it in flight, it is
- * unregistered (or the loop halted).
+ * freed, and with no op on it in flight, it is unregistered (or the loop halted).
  */
 enum { LOOP_BUFFERS_MAX = 16 };
 int loop_buffers_register(struct loop *l, void *base, size_t len);
