@@ -382,14 +382,16 @@ static void record_take_writes(struct store *s, struct record *r, struct work *x
     while (!list_empty(&x->waiting)) {
         struct list *l = list_pop(&x->waiting);
         struct store_write *w = container_of(l, struct store_write, object_link);
+        const struct room *room = w->room;
         list_remove(&w->queue_link);
         list_push(&r->writes, &w->object_link);
         w->record = r;
         s->queued_bytes -= w->queued_bytes;
+        s->queued_count--;
         r->unwritten += !w->data_written;
         r->undurable += !w->data_durable;
         for (uint32_t i = 0; i < w->freed_count; i++) {
-            struct freed f = {r->seq, s->read_number, w->freed[i]};
+            struct freed f = {r->seq, s->read_number, room->freed[i]};
             freed_push(&s->freed, &f);
         }
     }
@@ -499,14 +501,15 @@ static void compose_copies(struct composer *c)
     }
 }
 
-/* Objects that cleaning wants wait for it: their writes go with the copy. */
-static void compose_queue(struct composer *c)
+/* All but `leave` writes. Objects that cleaning wants wait for it: their writes go with the copy.
+ */
+static void compose_queue(struct composer *c, uint32_t leave)
 {
     struct store *s = c->s;
     struct list passed;
 
     list_init(&passed);
-    while (!list_empty(&s->queue)) {
+    while (!list_empty(&s->queue) && s->queued_count > leave) {
         struct store_write *w = container_of(s->queue.next, struct store_write, queue_link);
         struct object *o = w->object;
         if (!list_empty(&object_work(s, o)->in_wanted)) {
@@ -541,6 +544,18 @@ static struct batch *compose_free_batch(struct store *s)
     return writing < STORE_BATCH_WRITING ? free : NULL;
 }
 
+/*
+ * Writes that come together, because they were answered together, would go on in step: all wait for
+ * the device, then all for one flush, while the device has nothing to do. So the first half of them
+ * becomes a batch of its own, with its own flush, during which the other half is written.
+ */
+static uint32_t compose_leave(const struct store *s)
+{
+    bool in_step = list_empty(&s->batches) && s->queued_count >= STORE_SPLIT_WRITES;
+
+    return in_step && s->sync != SYNC_NONE ? s->queued_count / 2 : 0;
+}
+
 /* True: a batch went to the device. */
 static bool compose_batch(struct store *s, struct batch *b)
 {
@@ -549,7 +564,7 @@ static bool compose_batch(struct store *s, struct batch *b)
     composer_begin(&c, s, b);
     compose_copies(&c);
     c.copied = c.bytes;
-    compose_queue(&c);
+    compose_queue(&c, compose_leave(s));
     clean_pay(s, c.bytes - c.copied);
     if (b->count == 0 && ring_wants_empty(s))
         composer_open_block(&c);

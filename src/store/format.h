@@ -38,6 +38,9 @@ enum {
                        RECORD_DEDUPS_MAX * RECORD_DEDUP + RECORD_PREPARED,
 };
 
+/* The index keeps places of the ring in 32 bits. */
+#define RING_BLOCKS_MAX ((uint64_t)UINT32_MAX - 1)
+
 /* Slots, and so blocks of a device, have 45 bits in a record. */
 #define STORE_SLOTS_MAX ((uint64_t)1 << 45)
 

@@ -29,6 +29,7 @@ enum {
     STORE_BATCHES = 4,        /* groups of ring blocks that are not durable */
     STORE_BATCH_WRITING = 2,  /* of them on the device */
     STORE_BATCH_BLOCKS = 64,
+    STORE_SPLIT_WRITES = 8, /* so many that came together become two batches */
     /* Ring blocks for start blocks: they name all records that were in flight, if need be. */
     STORE_START_RESERVE = STORE_RECORDS_MAX / RECORD_DROPS_MAX + 8,
     /* Up to so many writes in flight, each is made durable by itself where the device can (FUA);
@@ -147,6 +148,17 @@ struct image {
 };
 
 /* ---- Slots ---- */
+
+/* Slots that follow each other: the first (48 bits), how many (16). */
+struct store_slots {
+    uint64_t word;
+};
+
+/* Of a write, from when it is applied until it is answered. */
+struct room {
+    struct store_slots slots[STORE_BLOCKS_MAX];     /* where its data goes */
+    struct store_slots freed[2 * STORE_BLOCKS_MAX]; /* what it replaces */
+};
 
 struct slots {
     uint64_t *words;  /* a bit per block of the device: in use */
@@ -289,6 +301,8 @@ struct store {
     struct list starved;           /* store_write.flush_link: data waits for an io */
     struct list written, flushing; /* store_write.flush_link */
     uint32_t writes_count;
+    uint32_t queued_count; /* in `queue` */
+    struct pool rooms_pool;
     struct list reads, reads_starved, reads_blocked;
     uint64_t read_number;
     struct pool ios_pool;
@@ -431,6 +445,7 @@ uint32_t write_dedups(const struct store_write *w); /* records it brings */
 void writes_run_deferred(struct store *s);
 void writes_submit_starved(struct store *s);
 void write_data_done(struct store_write *w);
+void write_give_room(struct store *s, struct store_write *w);
 void writes_fail_all(struct store *s);
 void writes_finish(struct store *s); /* calls done(); last */
 

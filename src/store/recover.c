@@ -74,8 +74,9 @@ struct recovery {
     uint64_t fresh;       /* REPLAY: of them, those that were read last begin here */
     uint32_t prev_crc;    /* REPLAY: of the block before */
     struct replay replay;
-    struct piece_at at;   /* … in the block's payload */
-    uint64_t drops_named; /* START_BLOCK: in blocks so far */
+    struct piece_at at; /* … in the block's payload */
+    uint64_t drops_named;
+    bool verify_again; /* START_BLOCK: in blocks so far */
 };
 
 /* Frees r: the last statement on its path. */
@@ -459,9 +460,18 @@ static void recover_read_more(struct recovery *r)
         recover_replay(r);
 }
 
+/* A read that was wrong on its way must not cost a record: what does not match is read again. */
 static void recover_verified(struct recovery *r)
 {
-    if (replay_apply(&r->replay, replay_matches(&r->replay, r->verify, NULL)) < 0)
+    bool matches = replay_matches(&r->replay, r->verify, NULL);
+
+    if (!matches && !r->verify_again) {
+        r->verify_again = true;
+        recover_verify(r);
+        return;
+    }
+    r->verify_again = false;
+    if (replay_apply(&r->replay, matches) < 0)
         recover_fail(r, -EBADMSG, "its log is damaged: a record makes no sense");
     else
         recover_replay(r);

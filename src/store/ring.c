@@ -269,6 +269,7 @@ static void record_ack(struct store *s, struct record *r)
         struct store_write *w = container_of(l, struct store_write, object_link);
         list_remove(&w->link);
         s->writes_count--;
+        write_give_room(s, w);
         list_push(&s->finished, &w->link);
     }
     if (r->full || r->purge)

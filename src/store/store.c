@@ -41,7 +41,9 @@ static uint64_t ring_size(uint64_t blocks, uint32_t object_size)
 
     if (ring < RING_SIZE_MIN)
         ring = RING_SIZE_MIN;
-    return ring < blocks / 4 ? ring : blocks / 4;
+    if (ring > blocks / 4)
+        ring = blocks / 4;
+    return ring < RING_BLOCKS_MAX ? ring : RING_BLOCKS_MAX;
 }
 
 /* The most bytes of records whose clean_reserve() is within the share. */
@@ -272,6 +274,7 @@ void store_open_start(struct store_open *o)
     list_init(&s->reads);
     list_init(&s->reads_starved);
     list_init(&s->reads_blocked);
+    pool_init(&s->rooms_pool, STORE_WRITES_MAX, sizeof(struct room), 64);
     pool_init(&s->ios_pool, STORE_IOS_MAX, sizeof(struct io), 64);
     ring_init(s);
     recovery_start(s);
@@ -309,6 +312,7 @@ void store_close(struct store *s)
     free(s->freed.items);
     ring_deinit(s);
     pool_deinit(&s->ios_pool);
+    pool_deinit(&s->rooms_pool);
     if (s->file != NULL)
         loop_file_close(s->file);
     free(s);

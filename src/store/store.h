@@ -148,11 +148,6 @@ struct store_dedup {
     uint64_t client, seq, version;
 };
 
-/* Slots of the device that follow each other: the first (48 bits), how many (16). */
-struct store_slots {
-    uint64_t word;
-};
-
 struct store_write {
     /* Set by the caller. */
     enum store_write_kind kind;
@@ -193,10 +188,9 @@ struct store_write {
     uint32_t data_ops;               /* on the device */
     uint32_t slots_count, slots_next, freed_count;
     bool data_written, data_durable;
-    bool fua;                                       /* its data is durable when it is written */
-    bool is_void;                                   /* COMMIT, ROLLBACK: there is nothing to do */
-    struct store_slots slots[STORE_BLOCKS_MAX];     /* where its data goes */
-    struct store_slots freed[2 * STORE_BLOCKS_MAX]; /* what it replaces */
+    bool fua;     /* its data is durable when it is written */
+    bool is_void; /* COMMIT, ROLLBACK: there is nothing to do */
+    void *room;   /* struct room: where its data goes, and what it replaces */
     void *priv;
 };
 

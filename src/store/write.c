@@ -162,11 +162,12 @@ static void write_free_slot(struct store *s, struct store_write *w, uint64_t slo
         slots_mark(&s->slots, slot, false);
         return;
     }
-    struct store_slots *last = w->freed_count == 0 ? NULL : &w->freed[w->freed_count - 1];
+    struct room *room = w->room;
+    struct store_slots *last = w->freed_count == 0 ? NULL : &room->freed[w->freed_count - 1];
     if (last != NULL && slots_first(*last) + slots_count(*last) == slot)
         *last = slots_run(slots_first(*last), slots_count(*last) + 1);
     else
-        w->freed[w->freed_count++] = slots_run(slot, 1);
+        room->freed[w->freed_count++] = slots_run(slot, 1);
 }
 
 static void write_clear(struct store *s, struct store_write *w, struct layout *l, uint32_t first,
@@ -180,13 +181,14 @@ static void write_clear(struct store *s, struct store_write *w, struct layout *l
 
 static void write_take_slots(struct store *s, struct store_write *w)
 {
+    struct room *room = w->room;
     uint32_t have = 0;
 
     while (have < w->data_blocks) {
         uint64_t first;
         uint32_t run = slots_take(&s->slots, w->data_blocks - have, &first);
         check(run > 0);
-        w->slots[w->slots_count++] = slots_run(first, run);
+        room->slots[w->slots_count++] = slots_run(first, run);
         have += run;
     }
 }
@@ -195,14 +197,15 @@ static void write_take_slots(struct store *s, struct store_write *w)
 static void write_place_data(struct store *s, struct store_write *w, struct layout *l,
                              uint32_t first, const uint64_t *only)
 {
+    const struct room *room = w->room;
     uint32_t b = first, n = 0;
 
     for (uint32_t i = 0; i < w->slots_count; i++) {
-        for (uint32_t k = 0; k < slots_count(w->slots[i]); k++, b++, n++) {
+        for (uint32_t k = 0; k < slots_count(room->slots[i]); k++, b++, n++) {
             while (only != NULL && !bitmap_has(only, b))
                 b++;
             write_free_slot(s, w, layout_slot(l, b));
-            layout_set(l, b, slots_first(w->slots[i]) + k, w->crcs[n]);
+            layout_set(l, b, slots_first(room->slots[i]) + k, w->crcs[n]);
         }
     }
 }
@@ -367,7 +370,7 @@ static void write_change_object(struct store *s, struct store_write *w, struct o
 static void write_submit(struct store *s, struct store_write *w)
 {
     for (; w->slots_next < w->slots_count; w->slots_next++) {
-        struct store_slots run = w->slots[w->slots_next];
+        struct store_slots run = ((const struct room *)w->room)->slots[w->slots_next];
         struct io *io = io_get(s);
         if (io == NULL) {
             list_push(&s->starved, &w->flush_link);
@@ -429,6 +432,8 @@ static void write_apply(struct store *s, struct store_write *w, struct object *o
     w->state = WRITE_APPLIED;
     list_push(&s->writes, &w->link);
     s->writes_count++;
+    s->queued_count++;
+    w->room = pool_get(&s->rooms_pool);
     w->queued_bytes = write_record_bytes(s, w, o, x);
     s->queued_bytes += w->queued_bytes;
     write_take_slots(s, w);
@@ -481,6 +486,7 @@ static void write_init(struct store *s, struct store_write *w)
     w->data_next = 0;
     w->data_ops = 0;
     w->queued_bytes = 0;
+    w->room = NULL;
     w->slots_count = 0;
     w->slots_next = 0;
     w->freed_count = 0;
@@ -595,8 +601,16 @@ void writes_run_deferred(struct store *s)
 
 /* ---- Finishing ---- */
 
+void write_give_room(struct store *s, struct store_write *w)
+{
+    if (w->room != NULL)
+        pool_put(&s->rooms_pool, w->room);
+    w->room = NULL;
+}
+
 static void write_fail(struct store *s, struct store_write *w)
 {
+    write_give_room(s, w);
     list_remove(&w->link);
     list_remove(&w->object_link);
     list_remove(&w->queue_link);

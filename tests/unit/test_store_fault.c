@@ -216,8 +216,11 @@ static void a_start_cut_off_between_two_blocks_of_drops_revives_nothing(void **s
     assert_int_equal(world_write(&w, TWICE, 10, 0, 2, 100), 0);
     world_settle(&w);
     crowd_write(&w, ops);
-    for (uint32_t i = 0; i < CROWD; i++)
-        slots[i] = slots_first(ops[i]->w.slots[0]);
+    for (uint32_t i = 0; i < CROWD; i++) {
+        struct layout l;
+        object_read(object_find(w.store, &ops[i]->w.id), &l);
+        slots[i] = layout_slot(&l, ops[i]->w.offset / STORE_BLOCK);
+    }
     assert_true(w.store->mark_durable < w.store->seq_last - CROWD);
     uint64_t head = w.store->head;
     world_crash(&w, true);

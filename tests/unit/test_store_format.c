@@ -95,6 +95,18 @@ static int super_with(uint32_t at, uint64_t value, bool wide)
     return superblock_decode(block, &out);
 }
 
+/* Of the largest device. */
+static int super_huge(uint64_t ring_blocks)
+{
+    struct superblock sb = any_super(), out;
+    uint8_t block[STORE_BLOCK];
+
+    sb.blocks = STORE_SLOTS_MAX;
+    sb.ring_blocks = ring_blocks;
+    superblock_encode(&sb, block);
+    return superblock_decode(block, &out);
+}
+
 static void a_superblock_keeps_every_rule(void **state)
 {
     (void)state;
@@ -111,6 +123,8 @@ static void a_superblock_keeps_every_rule(void **state)
     assert_int_equal(super_with(72, RING_BLOCKS_MIN - 1, true), -EINVAL);
     assert_int_equal(super_with(72, 8191, true), 0);
     assert_int_equal(super_with(72, 8192, true), -EINVAL);
+    assert_int_equal(super_huge(RING_BLOCKS_MAX), 0);
+    assert_int_equal(super_huge(RING_BLOCKS_MAX + 1), -EINVAL);
 }
 
 /* ---- Ring block ---- */
