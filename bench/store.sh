@@ -13,9 +13,10 @@
 # - Both work on the same file, the store on its first half, fio on the second: same file system,
 #   same allocation, same lock of the inode. All of it is allocated, and written once, before.
 # - Direct I/O over io_uring on both sides; the store has its checksums, there is no other way.
-# - The same flushes. At depth 1 fio syncs after each write. At depth 32 it syncs once for 32 writes,
-#   with the other 31 under way, and no write waits for a sync; a write of the store is over when it
-#   is durable, so 32 of them wait for theirs. That is the stricter promise, and counts against it.
+# - The same flushes. At depth 1 fio syncs after each write. At depth 32 it is told to sync once for
+#   32 writes, and no write of it waits for a sync; a write of the store is over when it is durable,
+#   so 32 of them wait for theirs. That is the stricter promise, and counts against the store. (How
+#   many syncs fio really made is in the JSON, beside the flushes of the store.)
 # - Reads are over as many bytes on both sides (what the store is filled with, 60 %). Writes go all
 #   over the half on both sides, as a store does not write in place.
 # - A round is fio, then the store, a few seconds each; a ratio is of one round, and the median of
@@ -117,7 +118,8 @@ raw() {
            user_us: ($j.usr_cpu * $j.job_runtime * 10 / $d.total_ios),
            latency_us: {p50: ($d.clat_ns.percentile["50.000000"] / 1000), p99: ($d.clat_ns.percentile["99.000000"] / 1000),
                         p99_9: ($d.clat_ns.percentile["99.900000"] / 1000), max: ($d.clat_ns.max / 1000)},
-           sync_us: (if $j.sync.total_ios > 0 then {p50: ($j.sync.lat_ns.percentile["50.000000"] / 1000),
+           syncs: ($j.sync.lat_ns.N // 0),
+           sync_us: (if ($j.sync.lat_ns.N // 0) > 0 then {p50: ($j.sync.lat_ns.percentile["50.000000"] / 1000),
                p99: ($j.sync.lat_ns.percentile["99.000000"] / 1000),
                p99_9: ($j.sync.lat_ns.percentile["99.900000"] / 1000), max: ($j.sync.lat_ns.max / 1000)} else null end)}' \
         "$dir/fio.json"
@@ -156,6 +158,8 @@ reduce .[] as $r ([]; if .[-1][0].phase == $r.phase then .[-1] += [$r] else . + 
     cpu: (map(.store.cpu_us) | median | r(100)), cpu_user: (map(.store.user_us) | median | r(100)),
     raw_cpu: (map(.raw.cpu_us) | median | r(100)), raw_cpu_user: (map(.raw.user_us) | median | r(100)),
     amplification: (if .[0].store.written then ((map(.store.to_device) | add) / (map(.store.written) | add) | r(10000)) else null end),
+    writes_per_flush: (if .[0].store.written then ((map(.store.ops) | add) / ([map(.store.flushes) | add, 1] | max) | r(10)) else null end),
+    raw_writes_per_sync: (if .[0].store.written then ((map(.raw.ops) | add) / ([map(.raw.syncs) | add, 1] | max) | r(10)) else null end),
     used: (map(.store.used) | max),
     bars: $bar}
   | . + {met: (. as $p | [(if $bar.throughput then {throughput: ($p.throughput >= $bar.throughput)} else {} end),
