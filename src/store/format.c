@@ -80,8 +80,9 @@ int superblock_decode(const uint8_t block[STORE_BLOCK], struct superblock *out)
     memcpy(out->uuid, block + 32, 16);
     if (get_u32(block + 8) != SUPER_VERSION || out->copy >= SUPER_COPIES ||
         out->blocks > STORE_SLOTS_MAX || out->ring_first != 1 ||
-        out->ring_blocks < RING_BLOCKS_MIN || out->ring_blocks >= out->blocks / 2 || out->ring_blocks > RING_BLOCKS_MAX ||
-        out->object_size == 0 || out->object_size > STORE_OBJECT_MAX)
+        out->ring_blocks < RING_BLOCKS_MIN || out->ring_blocks >= out->blocks / 2 ||
+        out->ring_blocks > RING_BLOCKS_MAX || out->object_size == 0 ||
+        out->object_size > STORE_OBJECT_MAX || out->object_size % STORE_BLOCK != 0)
         return -EINVAL;
     return 0;
 }

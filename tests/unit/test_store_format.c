@@ -116,6 +116,8 @@ static void a_superblock_keeps_every_rule(void **state)
     assert_int_equal(super_with(52, 0, false), -EINVAL);
     assert_int_equal(super_with(52, STORE_OBJECT_MAX, false), 0);
     assert_int_equal(super_with(52, STORE_OBJECT_MAX + 1, false), -EINVAL);
+    assert_int_equal(super_with(52, STORE_BLOCK, false), 0);
+    assert_int_equal(super_with(52, STORE_BLOCK - 1, false), -EINVAL);
     assert_int_equal(super_with(56, STORE_SLOTS_MAX, true), 0);
     assert_int_equal(super_with(56, STORE_SLOTS_MAX + 1, true), -EINVAL);
     assert_int_equal(super_with(64, 2, true), -EINVAL);
