@@ -13,7 +13,7 @@
 
 #include <time.h>
 
-enum { SEQUENCE_MAX = 3, CHOICES_MAX = 1 << 12, CHOICES_SAMPLE = 24, PAGES_MAX = 1024 };
+enum { SEQUENCE_MAX = 3, CHOICES_MAX = 1 << 12, CHOICES_SAMPLE = 16, PAGES_MAX = 1024 };
 
 static const struct letter {
     const char *name;
@@ -311,7 +311,7 @@ static void whatever_a_crash_leaves_is_a_state_at_or_after_the_last_answer(void 
         struct base base;
         base_make_kind(&base, kind);
         for (uint32_t len = 1; len <= SEQUENCE_MAX; len++) {
-            uint64_t step = c->full || len == 1 ? 1 : len == 2 ? 4 : 60;
+            uint64_t step = c->full || len == 1 ? 1 : len == 2 ? 8 : 150;
             sequences(c, &base, len, false, step);
             sequences(c, &base, len, true, step);
         }
