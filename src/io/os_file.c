@@ -33,8 +33,11 @@ static int open_flags(const char *path, unsigned flags)
     if (flags & LOOP_FILE_EXCLUSIVE)
         oflags |= O_EXCL;
     if ((flags & LOOP_FILE_LOCK) && (flags & LOOP_FILE_WRITE) && stat(path, &st) == 0 &&
-        S_ISBLK(st.st_mode))
+        S_ISBLK(st.st_mode)) {
+        if ((flags & LOOP_FILE_EXCLUSIVE) == 0)
+            oflags &= ~O_CREAT; /* with it, O_EXCL means that there must be none */
         oflags |= O_EXCL;
+    }
     return oflags;
 }
 

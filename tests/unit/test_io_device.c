@@ -34,7 +34,7 @@ static int setup(void **state)
     *state = NULL;
     if (path == NULL)
         return 0;
-    unsigned flags = LOOP_FILE_WRITE | LOOP_FILE_DIRECT | LOOP_FILE_LOCK;
+    unsigned flags = LOOP_FILE_WRITE | LOOP_FILE_CREATE | LOOP_FILE_DIRECT | LOOP_FILE_LOCK;
     d.out = aligned_alloc(BLOCK, BYTES);
     d.in = aligned_alloc(BLOCK, BYTES);
     prng_init(&p, 1);
