@@ -109,6 +109,7 @@ if wanted process; then
     if [ "$asan" = 1 ]; then
         try "a cluster by hand" 240 tests/process/by_hand.sh build-asan
         try "bad input" 240 tests/process/bad_input.sh build-asan
+        try "the store tool" 240 tests/process/store_tool.sh build-asan
         try "without io_uring" 240 tests/process/without_uring.sh build-asan
         try "scrub and discard" 500 tests/process/scrub.sh build-asan
         [ ! -e build-asan/bench/bench_gw_nbd_memory ] ||
