@@ -532,16 +532,11 @@ static void compose_queue(struct composer *c, uint32_t leave)
 
 static struct batch *compose_free_batch(struct store *s)
 {
-    struct batch *free = NULL;
-    uint32_t writing = 0;
-
     for (uint32_t i = 0; i < STORE_BATCHES; i++) {
-        struct batch *b = &s->batches_all[i];
-        writing += b->state == BATCH_WRITING;
-        if (b->state == BATCH_FREE)
-            free = b;
+        if (s->batches_all[i].state == BATCH_FREE)
+            return &s->batches_all[i];
     }
-    return writing < STORE_BATCH_WRITING ? free : NULL;
+    return NULL;
 }
 
 /*

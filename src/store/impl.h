@@ -26,8 +26,9 @@
 enum {
     STORE_IOS_MAX = 2048,     /* data operations on the device; beyond, they wait in order */
     STORE_RECORDS_MAX = 4096, /* composed and not answered; beyond, composing waits */
-    STORE_BATCHES = 4,        /* groups of ring blocks that are not durable */
-    STORE_BATCH_WRITING = 2,  /* of them on the device */
+    /* Groups of ring blocks that are not durable: one waits for its flush while the next is
+     * written. More would only make them smaller. */
+    STORE_BATCHES = 2,
     STORE_BATCH_BLOCKS = 64,
     STORE_SPLIT_WRITES = 8, /* so many that came together become two batches */
     /* Ring blocks for start blocks: they name all records that were in flight, if need be. */
