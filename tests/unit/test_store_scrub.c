@@ -316,40 +316,86 @@ static void the_rate_is_kept(void **state)
     world_deinit(&w);
 }
 
+struct load {
+    struct op *ops[48];
+    uint64_t version;
+    uint32_t turns, quiet;
+};
+
+static void load_init(struct load *l, struct world *w)
+{
+    *l = (struct load){.version = 100000};
+    for (uint32_t i = 0; i < COUNT_OF(l->ops); i++) {
+        l->ops[i] = op_new(w);
+        l->ops[i]->done = true;
+    }
+    sim_disk_set_slow(w->host, 1, 1, 80 * NS_PER_MS);
+}
+
+/* Writes, so many at once that the store is hardly ever quiet. */
+static void load_run(struct load *l, struct world *w, uint64_t seconds)
+{
+    uint64_t end = sim_now(w->sim) + seconds * NS_PER_S;
+
+    while (sim_now(w->sim) < end) {
+        for (uint32_t i = 0, begun = 0; i < COUNT_OF(l->ops) && begun < 4; i++) {
+            if (!l->ops[i]->done)
+                continue;
+            begun++;
+            l->version++;
+            op_prepare_range(l->ops[i], STORE_WRITE, 1 + i, l->version, 0, 1, l->version);
+            store_write_start(w->store, &l->ops[i]->w);
+        }
+        world_run(w, 10 * NS_PER_MS);
+        l->turns++;
+        l->quiet += w->store->writes_count <= 4;
+    }
+    assert_true(l->quiet < l->turns / 50);
+}
+
+static void load_deinit(struct load *l, struct world *w)
+{
+    for (uint32_t i = 0; i < COUNT_OF(l->ops); i++) {
+        assert_true(world_wait(w, &l->ops[i]->done, 60 * NS_PER_S));
+        op_free(l->ops[i]);
+    }
+}
+
 static void under_load_it_is_slow_but_goes_on(void **state)
 {
     struct world w;
-    struct op *ops[48];
-    uint32_t quiet = 0;
+    struct load l;
     (void)state;
 
     scrub_world(&w, 31, 10 * MINUTE, 0);
     fill(&w, 100, 2);
-    for (uint32_t i = 0; i < COUNT_OF(ops); i++) {
-        ops[i] = op_new(&w);
-        ops[i]->done = true;
-    }
-    uint64_t version = 1000, rounds = world_status(&w).scrub_rounds_total;
-    uint64_t end = sim_now(w.sim) + 22 * MINUTE * NS_PER_S;
-    sim_disk_set_slow(w.host, 1, 1, 80 * NS_PER_MS);
-    while (sim_now(w.sim) < end) {
-        for (uint32_t i = 0, begun = 0; i < COUNT_OF(ops) && begun < 4; i++) {
-            if (!ops[i]->done)
-                continue;
-            begun++;
-            version++;
-            op_prepare_range(ops[i], STORE_WRITE, 1 + i, version, 0, 1, version);
-            store_write_start(w.store, &ops[i]->w);
-        }
-        world_run(&w, 10 * NS_PER_MS);
-        quiet += w.store->writes_count <= 4;
-    }
-    assert_true(quiet < 2000);
+    load_init(&l, &w);
+    uint64_t rounds = world_status(&w).scrub_rounds_total;
+    load_run(&l, &w, 22 * MINUTE);
     assert_true(world_status(&w).scrub_rounds_total >= rounds + 1);
-    for (uint32_t i = 0; i < COUNT_OF(ops); i++) {
-        assert_true(world_wait(&w, &ops[i]->done, 60 * NS_PER_S));
-        op_free(ops[i]);
-    }
+    load_deinit(&l, &w);
+    world_deinit(&w);
+}
+
+/* While there is time others go first; what was left out is made up for. */
+static void when_others_are_busy_it_waits(void **state)
+{
+    struct world w;
+    struct load l;
+    (void)state;
+
+    scrub_world(&w, 32, 2 * HOUR, 0);
+    fill(&w, 2000, 1);
+    run_round(&w);
+    run_s(&w, 10 * MINUTE);
+    load_init(&l, &w);
+    uint64_t before = world_status(&w).scrub_blocks_total, from = sim_now(w.sim);
+    load_run(&l, &w, MINUTE);
+    assert_in_range(world_status(&w).scrub_blocks_total - before, 0, 6); /* else 18 */
+    sim_disk_clear_faults(w.host);
+    load_deinit(&l, &w);
+    run_round(&w);
+    assert_true((sim_now(w.sim) - from) / NS_PER_S < 2 * HOUR - 10 * MINUTE);
     world_deinit(&w);
 }
 
@@ -482,6 +528,7 @@ int main(void)
         cmocka_unit_test(whatever_comes_and_goes_what_stays_is_read),
         cmocka_unit_test(the_rate_is_kept),
         cmocka_unit_test(under_load_it_is_slow_but_goes_on),
+        cmocka_unit_test(when_others_are_busy_it_waits),
         cmocka_unit_test(steps_of_the_wall_clock_do_no_harm),
         cmocka_unit_test(an_empty_store_is_scrubbed_in_silence),
         cmocka_unit_test(a_quiet_store_says_its_position_now_and_then),
