@@ -319,6 +319,8 @@ static void print_state(const struct inspect_report *rep)
            rep->status.objects, rep->status.tombstones, rep->prepared, rep->status.dedups);
     printf("space        %s of %s in use\n", used, room);
     print_scrub(rep);
+    if (rep->verdict == INSPECT_DAMAGED)
+        printf("             (as far as the log can be read: not what was last)\n");
     if (rep->images_count > 0)
         printf("\n%20s  %10s  %10s  %10s  %12s\n", "IMAGE ID", "OBJECTS", "TOMBSTONES", "PREPARED",
                "BLOCKS");
@@ -365,7 +367,8 @@ static void print_verdict(const struct store_cmd *sc, uint64_t bad)
 
     if (rep->verdict == INSPECT_DAMAGED)
         printf("\ndamaged: no node serves this disk as it is. Its cluster has the data on other "
-               "disks; make it a new, empty one with skerry disk add --yes\n");
+               "disks: add another one, or make this one new and empty (skerry store format "
+               "--force, then skerry disk add --yes)\n");
     else if (rep->verdict == INSPECT_LOSES)
         printf("\ndamaged: a node serves this disk, but drops %" PRIu64
                " records, some of which were answered: see that the cluster is whole without it "
@@ -685,7 +688,10 @@ int cli_store_format(struct cli *c, struct problem *p)
     if (result == 0)
         result = format_fit(c->args[0], there, &f, p);
     if (result == 0) {
+        bool made = access(c->args[0], F_OK) < 0;
         result = store_format(loop, c->args[0], &f, force);
+        if (result < 0 && made)
+            unlink(c->args[0]);
         result = result < 0 ? format_failed(c->args[0], result, p) : format_say(c, &f);
     }
     loop_destroy(loop);
