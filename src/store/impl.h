@@ -165,9 +165,11 @@ struct slots {
     uint64_t *words;  /* a bit per block of the device: in use */
     uint16_t *groups; /* free slots per SLOTS_GROUP */
     uint64_t *freed;  /* a bit per group: a slot of it was freed since it was last looked at */
+    uint64_t *crumbs; /* a bit per group: few of its slots are free */
+    uint64_t crumbs_count, roomy_count;
     uint64_t count;
     uint64_t free;
-    uint64_t next; /* where to look first */
+    uint64_t next, crumbs_next; /* where to look first */
 };
 
 /* Slots that wait: for a durable mark >= seq, and for the reads that began before it (S1). */
