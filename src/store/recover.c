@@ -15,6 +15,8 @@
  *   --> PROBE       of a big ring, some blocks all over it: the youngest lies near the end
  *   --> SCAN        from before it to beyond the end, or the whole of a small ring: the end (S5),
  *     corruption too (S12)
+ *   --> SCAN_SURE   what would come after the end is read once more: a read that went astray must
+ * not hide the youngest blocks
  *   --> REPLAY <--> VERIFY    from the tail on, block by block; a record beyond the mark waits for
  * its slots (S2)
  *   --> START_BLOCK --> START_FLUSH --> (another START_BLOCK) --> open
@@ -31,6 +33,7 @@ enum recovery_state {
     RECOVER_BOOT_REST_FLUSH,
     RECOVER_PROBE,
     RECOVER_SCAN,
+    RECOVER_SCAN_SURE,
     RECOVER_REPLAY,
     RECOVER_VERIFY,
     RECOVER_START_BLOCK,
@@ -45,6 +48,7 @@ enum {
     PART_BLOCKS = 128,       /* in one read */
     BUF_BLOCKS = 4 * 512,    /* of the ring */
     LOOK_AHEAD = 512,        /* what was in flight at a crash, and many start blocks */
+    SCANS_MAX = 3,           /* when reads contradict each other */
     WHOLE_RING = BUF_BLOCKS, /* a ring up to this is not probed */
     VERIFY_BLOCKS = RECORD_RUNS_MAX,
 };
@@ -67,6 +71,7 @@ struct recovery {
 
     uint32_t copy_first; /* BOOT_FIRST: this copy */
     struct scan scan;
+    uint32_t scans;       /* SCAN: so many came to nothing */
     uint64_t floor;       /* SCAN: blocks up to it are not looked at, but by REPLAY */
     uint64_t block;       /* SCAN, REPLAY: at this one */
     uint64_t block_last;  /* REPLAY: up to this one */
@@ -309,12 +314,40 @@ static void recover_scan_end(struct recovery *r)
         recover_fail(r, -EBADMSG, "its log is damaged: blocks that were durable are not there");
         return;
     }
+    r->state = RECOVER_SCAN_SURE;
+    r->first = r->next = r->scan.end + 1;
+    recover_read_ring(r, r->scan.end + PART_BLOCKS);
+}
+
+static void recover_log(struct recovery *r)
+{
+    struct store *s = r->s;
+
     scan_adopt(&r->scan, s);
     replay_begin(&r->replay, s->tail, s->head, s->mark_durable);
     r->block = s->tail;
     r->block_last = s->head;
     r->first = r->next = s->tail;
     recover_replay(r);
+}
+
+/* A part that was misread, with all that would vouch for it, is no longer than what was read now.
+ */
+static void recover_scan_sure(struct recovery *r)
+{
+    for (uint64_t n = r->first; n < r->next; n++) {
+        struct block_head h;
+        const uint8_t *block = r->buf + (size_t)(n - r->first) * STORE_BLOCK;
+        if (block_open(block, r->s->super.nonce, &h) < 0 || h.seq != n ||
+            scan_block(&r->scan, n) != NULL)
+            continue;
+        if (++r->scans == SCANS_MAX)
+            recover_fail(r, -EIO, "answers reads of one place in different ways");
+        else
+            recover_scan_from(r, r->floor + 1);
+        return;
+    }
+    recover_log(r);
 }
 
 static void recover_scan(struct recovery *r)
@@ -556,6 +589,9 @@ static void recover_step(struct task *task)
         break;
     case RECOVER_SCAN:
         recover_scanned(r);
+        break;
+    case RECOVER_SCAN_SURE:
+        recover_scan_sure(r);
         break;
     case RECOVER_REPLAY:
         recover_read_more(r);
