@@ -303,16 +303,18 @@ static void the_rate_is_kept(void **state)
     world_settle(&w);
     run_round(&w);
     uint64_t from = sim_now(w.sim), before = world_status(&w).scrub_blocks_total;
+    uint64_t bytes = 0, seconds = 0;
     bool late = false;
-    for (uint32_t i = 0; i < 20; i++) {
+    for (uint32_t i = 0; i < 60; i++) {
         run_s(&w, 10);
-        uint64_t bytes = (world_status(&w).scrub_blocks_total - before) * STORE_BLOCK;
-        uint64_t seconds = (sim_now(w.sim) - from) / NS_PER_S;
+        bytes = (world_status(&w).scrub_blocks_total - before) * STORE_BLOCK;
+        seconds = (sim_now(w.sim) - from) / NS_PER_S;
         assert_true(bytes <= rate * seconds + STORE_OBJECT_MAX);
-        assert_true(bytes + 2 * (uint64_t)STORE_OBJECT_MAX >= rate * seconds * 9 / 10);
         late = late || world_status(&w).scrub_late;
     }
     assert_true(late);
+    /* … and used, but for where a round begins with little to read. */
+    assert_true(bytes >= rate * seconds * 7 / 10);
     world_deinit(&w);
 }
 
