@@ -115,7 +115,7 @@ struct draft {
     struct record_head head;
     struct record_prepared prepared;
     uint64_t touched[STORE_BLOCKS_MAX / 64], touched_prepared[STORE_BLOCKS_MAX / 64];
-    bool settled;
+    bool settled, settled_all;
     struct layout is, changes; /* where they lie; the prepared part where there is one */
     const uint64_t *named;     /* … and what it changes */
 };
@@ -179,7 +179,8 @@ static uint32_t work_dedups_applied(const struct work *x)
 }
 
 /* A delta of one step (DESIGN.md section 9): the write says it all. */
-static void draft_step(struct draft *d, const struct work *x, const struct store_write *w)
+static void draft_step(struct draft *d, const struct store *s, const struct work *x,
+                       const struct store_write *w)
 {
     d->head.version = w->version;
     switch (w->kind) {
@@ -189,7 +190,7 @@ static void draft_step(struct draft *d, const struct work *x, const struct store
         memcpy(d->touched, d->touched_prepared, sizeof(d->touched));
         return;
     case STORE_COMMIT:
-        d->head.flags = RECORD_COMMIT;
+        d->head.flags = store_mutated(s, STORE_MUTANT_COMMIT_UNSAID) ? RECORD_KEEP : RECORD_COMMIT;
         break;
     case STORE_ROLLBACK:
         d->head.flags = RECORD_ROLLBACK;
@@ -205,12 +206,14 @@ static void draft_step(struct draft *d, const struct work *x, const struct store
     memset(d->touched, 0, sizeof(d->touched));
 }
 
-static void draft_full(struct draft *d, const struct object *o, const struct work *x)
+static void draft_full(struct draft *d, const struct store *s, const struct object *o,
+                       const struct work *x)
 {
     d->head.kind = RECORD_FULL;
-    d->head.flags = o->deleted ? RECORD_DELETED : 0;
+    d->head.flags =
+        o->deleted && !store_mutated(s, STORE_MUTANT_LOSE_TOMBSTONE) ? RECORD_DELETED : 0;
     d->head.dedups_count = work_dedups_applied(x);
-    if (x->prepared == NULL)
+    if (x->prepared == NULL || store_mutated(s, STORE_MUTANT_LOSE_PREPARED))
         return;
     d->head.flags |= RECORD_BOTH;
     d->prepared = (struct record_prepared){
@@ -219,6 +222,11 @@ static void draft_full(struct draft *d, const struct object *o, const struct wor
         .deleted = x->prepared->deleted,
     };
     prepared_changes(x->prepared, &d->changes);
+}
+
+static bool draft_is_too_long(const struct store *s, const struct work *x)
+{
+    return x->next_dedups > RECORD_DEDUPS_MAX && !store_mutated(s, STORE_MUTANT_DEDUPS_GROW);
 }
 
 /*
@@ -231,7 +239,8 @@ static void draft_init(struct draft *d, const struct store *s, const struct obje
 {
     bool alone = x->waiting.next->next == &x->waiting;
 
-    d->settled = list_empty(&x->records);
+    d->settled = list_empty(&x->records) && !store_mutated(s, STORE_MUTANT_UNSETTLED);
+    d->settled_all = store_mutated(s, STORE_MUTANT_SETTLED_ALL);
     memset(d->touched, 0, sizeof(d->touched));
     memset(d->touched_prepared, 0, sizeof(d->touched_prepared));
     d->prepared = (struct record_prepared){0};
@@ -250,11 +259,11 @@ static void draft_init(struct draft *d, const struct store *s, const struct obje
         d->head.flags = 0;
         d->head.version = 0;
         d->head.dedups_count = 0;
-    } else if (o->full_needed || copy || x->next_dedups > RECORD_DEDUPS_MAX ||
+    } else if (o->full_needed || copy || draft_is_too_long(s, x) ||
                (x->steps_waiting > 0 && !alone)) {
-        draft_full(d, o, x);
+        draft_full(d, s, o, x);
     } else if (x->steps_waiting > 0) {
-        draft_step(d, x, container_of(x->waiting.next, struct store_write, object_link));
+        draft_step(d, s, x, container_of(x->waiting.next, struct store_write, object_link));
     } else if (o->deleted && (d->head.flags & RECORD_KEEP) == 0) {
         d->head.flags |= RECORD_DELETED;
     }
@@ -266,7 +275,7 @@ static bool draft_names(const struct draft *d, bool prepared, uint32_t block, bo
     const struct layout *l = prepared ? &d->changes : &d->is;
     bool touched = bitmap_has(prepared ? d->touched_prepared : d->touched, block);
 
-    *settled = d->settled && !touched && layout_slot(l, block) != 0;
+    *settled = ((d->settled && !touched) || d->settled_all) && layout_slot(l, block) != 0;
     if (prepared)
         return bitmap_has(d->named, block);
     switch (d->head.kind) {
@@ -404,7 +413,7 @@ static void object_has_new_full(struct store *s, struct object *o, struct work *
 {
     uint64_t full = object_full(s, o);
 
-    if (full != 0 && !heap_has(&x->held))
+    if (full != 0 && !heap_has(&x->held) && !store_mutated(s, STORE_MUTANT_FULL_IN_FLIGHT))
         heap_insert(&s->held, &x->held, full);
     object_set_full(s, o, r->full ? r->first_block : 0);
 }
@@ -492,6 +501,11 @@ static void compose_copies(struct composer *c)
     }
     while (!list_empty(&s->wanted)) {
         struct object *o = container_of(s->wanted.next, struct work, in_wanted)->object;
+        if (o->trimmed && store_mutated(s, STORE_MUTANT_TRIM_UNSAID)) {
+            list_remove(&object_work(s, o)->in_wanted);
+            object_set_full(s, o, 0);
+            continue;
+        }
         if (o->trimmed)
             object_forget(o);
         if (!compose_record(c, o, true)) {
@@ -551,12 +565,35 @@ static uint32_t compose_leave(const struct store *s)
     return in_step && s->sync != SYNC_NONE ? s->queued_count / 2 : 0;
 }
 
+/* What a mutant does (S9): the last block is written again, with more in it. It is the last one of
+ * `b`, where that had `count` blocks from `first` on. */
+static void composer_reopen(struct composer *c, uint64_t first, uint32_t count)
+{
+    struct store *s = c->s;
+
+    if (count == 0 || first + count - 1 != s->head || list_empty(&s->queue) ||
+        !list_empty(&s->batches))
+        return;
+    memmove(c->b->buf, c->b->buf + (size_t)(count - 1) * STORE_BLOCK, STORE_BLOCK);
+    check(block_open(c->b->buf, s->super.nonce, &c->head) == 0);
+    c->block = c->b->buf;
+    c->b->first = s->head--;
+    c->b->count = 1;
+    c->b->durable = s->head;
+    s->head_durable = s->head;
+    s->head_crc = c->head.prev_crc;
+}
+
 /* True: a batch went to the device. */
 static bool compose_batch(struct store *s, struct batch *b)
 {
     struct composer c;
+    uint64_t first = b->first;
+    uint32_t count = b->count;
 
     composer_begin(&c, s, b);
+    if (store_mutated(s, STORE_MUTANT_REWRITE))
+        composer_reopen(&c, first, count);
     compose_copies(&c);
     c.copied = c.bytes;
     compose_queue(&c, compose_leave(s));

@@ -343,9 +343,14 @@ struct store {
     struct store_status counters;
 };
 
+static inline bool mutants_have(uint64_t mutants, enum store_mutant m)
+{
+    return (mutants >> m & 1) != 0;
+}
+
 static inline bool store_mutated(const struct store *s, enum store_mutant m)
 {
-    return (s->config.mutants >> m & 1) != 0;
+    return mutants_have(s->config.mutants, m);
 }
 
 /* slots.c */

@@ -585,6 +585,8 @@ uint32_t store_list(struct store *s, uint64_t pg_id, uint64_t above, struct stor
 {
     const struct pg *pg = pg_find(s, pg_id);
     uint64_t end = pg == NULL ? 0 : pg->places_count;
+    if (pg != NULL && store_mutated(s, STORE_MUTANT_LIST_SHORT))
+        end = pg->objects;
     uint32_t count = 0;
 
     if (!cursor->started)

@@ -130,6 +130,10 @@ static void recover_write(struct recovery *r, uint64_t block, const uint8_t *buf
 static void recover_flush(struct recovery *r, enum recovery_state state)
 {
     r->state = state;
+    if (state < RECOVER_SCAN && store_mutated(r->s, STORE_MUTANT_NO_START_FLUSH)) {
+        loop_wake(r->s->loop, &r->task);
+        return;
+    }
     loop_flush(r->s->loop, recover_io(r, 0), r->s->file);
 }
 
@@ -532,8 +536,9 @@ static void recover_start_block(struct recovery *r)
         recover_fail(r, -ENOSPC, "its log is full");
         return;
     }
-    compose_start_block(s, r->buf, count > 0 ? drops->items + r->drops_named : NULL, count,
-                        count == left);
+    bool raise_mark = count == left || store_mutated(s, STORE_MUTANT_RAISE_EARLY);
+    compose_start_block(s, r->buf, count > 0 ? drops->items + r->drops_named : NULL,
+                        store_mutated(s, STORE_MUTANT_NO_DROPS) ? 0 : count, raise_mark);
     r->drops_named += count;
     r->state = RECOVER_START_BLOCK;
     recover_write(r, s->super.ring_first + s->head % s->super.ring_blocks, r->buf);
@@ -567,7 +572,10 @@ static void recover_step(struct task *task)
         recover_supers(r);
         break;
     case RECOVER_BOOT_FIRST:
-        recover_flush(r, RECOVER_BOOT_FIRST_FLUSH);
+        if (store_mutated(r->s, STORE_MUTANT_SUPER_AT_ONCE))
+            recover_other_supers(r);
+        else
+            recover_flush(r, RECOVER_BOOT_FIRST_FLUSH);
         break;
     case RECOVER_BOOT_FIRST_FLUSH:
         recover_other_supers(r);
@@ -579,6 +587,7 @@ static void recover_step(struct task *task)
         store_limits(r->s);
         index_size(r->s);
         scan_init(&r->scan, &r->s->super);
+        r->scan.mutants = r->s->config.mutants;
         if (r->s->super.ring_blocks > WHOLE_RING)
             recover_probe(r);
         else

@@ -160,12 +160,14 @@ static bool replay_is_dropped(const struct replay *r)
 {
     const struct object *o = object_find(r->s, &r->head.id);
 
-    return o != NULL && o->broken;
+    return o != NULL && o->broken && !store_mutated(r->s, STORE_MUTANT_NO_DROP_CHAIN);
 }
 
 bool replay_must_verify(const struct replay *r)
 {
-    return r->seq > r->mark && !store_mutated(r->s, STORE_MUTANT_TRUST_ALL) &&
+    bool beyond = r->seq > r->mark || store_mutated(r->s, STORE_MUTANT_CHECK_ALL);
+
+    return beyond && !store_mutated(r->s, STORE_MUTANT_TRUST_ALL) &&
            !replay_seqs_has(&r->named, r->seq) && !replay_is_dropped(r);
 }
 
@@ -252,7 +254,8 @@ static void replay_full(struct replay *r, struct object *o)
     object_set_full(s, o, r->first_block);
     replay_runs(r, false, &l, touched);
     object_write(s, o, &l);
-    replay_dedups(r, o);
+    if (!store_mutated(s, STORE_MUTANT_LOSE_DEDUPS))
+        replay_dedups(r, o);
     if ((r->head.flags & RECORD_BOTH) == 0)
         return;
 
@@ -391,7 +394,7 @@ int replay_apply(struct replay *r, bool matches)
     if (replay_seqs_has(&r->named, r->seq)) {
         /* Beyond the mark: the start that named it did not come to its end, and may have had more
          * of this object to name. */
-        if (r->seq > r->mark)
+        if (r->seq > r->mark && !store_mutated(s, STORE_MUTANT_REVIVE))
             replay_lose(r);
         return 0;
     }

@@ -59,6 +59,13 @@ bool ring_has_room(const struct store *s, uint64_t queued, uint64_t bytes)
 
 uint64_t ring_mark(const struct store *s)
 {
+    if (store_mutated(s, STORE_MUTANT_MARK_MAX)) {
+        for (const struct list *l = s->records.prev; l != &s->records; l = l->prev) {
+            const struct record *r = container_of(l, struct record, in_flight);
+            if (r->undurable == 0)
+                return r->seq;
+        }
+    }
     if (list_empty(&s->undurable))
         return s->seq_last;
     return container_of(s->undurable.next, struct record, in_undurable)->seq - 1;
@@ -126,7 +133,9 @@ void ring_submit(struct store *s, struct batch *b)
 {
     uint64_t ring = s->super.ring_blocks;
     uint64_t place = b->first % ring;
-    uint32_t count = b->count < ring - place ? b->count : (uint32_t)(ring - place);
+    uint32_t count = b->count < ring - place || store_mutated(s, STORE_MUTANT_WRONG_WRAP)
+                         ? b->count
+                         : (uint32_t)(ring - place);
 
     b->state = BATCH_WRITING;
     b->ops_left = count < b->count ? 2 : 1;
@@ -157,7 +166,7 @@ static uint64_t ring_flushable(const struct store *s)
             const struct record *r = container_of(at, struct record, in_flight);
             if (r->last_block >= b->first + b->count)
                 break;
-            if (r->unwritten > 0)
+            if (r->unwritten > 0 && !store_mutated(s, STORE_MUTANT_ACK_OUT_OF_TURN))
                 return last;
         }
         last = b->first + b->count - 1;
@@ -221,6 +230,11 @@ void ring_take_durable(struct store *s)
     if (!s->flush_done)
         return;
     s->flush_done = false;
+    if (store_mutated(s, STORE_MUTANT_FLUSH_RACE)) {
+        s->flush_head = ring_flushable(s);
+        while (!list_empty(&s->written))
+            list_push(&s->flushing, list_pop(&s->written));
+    }
     while (!list_empty(&s->flushing)) {
         struct list *l = list_pop(&s->flushing);
         struct store_write *w = container_of(l, struct store_write, flush_link);
@@ -283,16 +297,31 @@ static void record_ack(struct store *s, struct record *r)
 void ring_ack(struct store *s)
 {
     bool early = store_mutated(s, STORE_MUTANT_ACK_EARLY);
+    bool out_of_turn = early || store_mutated(s, STORE_MUTANT_ACK_OUT_OF_TURN);
 
     for (struct list *l = s->records.next, *next; l != &s->records; l = next) {
         struct record *r = container_of(l, struct record, in_flight);
         next = l->next;
         if (r->last_block > s->head_durable && !early)
             return;
-        check(r->undurable == 0 || early);
+        check(r->undurable == 0 || out_of_turn);
         if (r->undurable == 0)
             record_ack(s, r);
     }
+}
+
+/* Slots that these records freed return. */
+static uint64_t ring_reusable(const struct store *s)
+{
+    if (store_mutated(s, STORE_MUTANT_REUSE_COMPOSED))
+        return s->seq_last;
+    if (store_mutated(s, STORE_MUTANT_REUSE_UNSAID))
+        return ring_mark(s);
+    if (store_mutated(s, STORE_MUTANT_REUSE_ACKED))
+        return list_empty(&s->records)
+                   ? s->seq_last
+                   : container_of(s->records.next, struct record, in_flight)->seq - 1;
+    return s->mark_durable;
 }
 
 void ring_release_slots(struct store *s)
@@ -300,11 +329,12 @@ void ring_release_slots(struct store *s)
     uint64_t oldest_read = UINT64_MAX;
     struct freed *f;
 
-    if (!list_empty(&s->reads))
+    if (!list_empty(&s->reads) && !store_mutated(s, STORE_MUTANT_REUSE_READ))
         oldest_read = container_of(s->reads.next, struct store_read, link)->number;
-    while ((f = freed_first(&s->freed)) != NULL && f->seq <= s->mark_durable &&
+    while ((f = freed_first(&s->freed)) != NULL && f->seq <= ring_reusable(s) &&
            f->read_number < oldest_read) {
-        for (uint64_t i = 0; i < slots_count(f->slots); i++)
+        for (uint64_t i = 0;
+             i < slots_count(f->slots) && !store_mutated(s, STORE_MUTANT_SLOTS_LEAK); i++)
             slots_mark(&s->slots, slots_first(f->slots) + i, false);
         freed_pop(&s->freed);
     }
@@ -334,8 +364,8 @@ bool ring_wants_empty(struct store *s)
     if (s->scrub_want > s->head)
         return true;
     if ((!list_empty(&s->deferred) || s->queue_blocked || s->cleaning) && ring_has_news(s))
-        return true;
-    return s->idle_due &&
+        return !store_mutated(s, STORE_MUTANT_NO_EMPTY);
+    return s->idle_due && !store_mutated(s, STORE_MUTANT_NO_IDLE) &&
            (s->durable_said < s->head_records || s->mark_durable < s->seq_last || ring_has_news(s));
 }
 

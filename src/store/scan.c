@@ -65,9 +65,13 @@ static uint64_t scan_find_end(const struct scan *sc, uint64_t floor)
         first = floor + 1;
     for (uint64_t n = first; n <= highest; n++) {
         const struct seen *e = scan_block(sc, n);
-        if (e != NULL && (before == NULL || e->prev_crc != before->crc))
+        bool chained =
+            before != NULL && e != NULL &&
+            (e->prev_crc == before->crc || mutants_have(sc->mutants, STORE_MUTANT_NO_CHAIN));
+        bool whole = mutants_have(sc->mutants, STORE_MUTANT_END_HIGHEST);
+        if (e != NULL && !chained)
             run = n;
-        if (e != NULL && (run <= e->tail || run == floor + 1))
+        if (e != NULL && (run <= e->tail || run == floor + 1 || whole))
             end = n;
         before = e;
     }
@@ -77,7 +81,9 @@ static uint64_t scan_find_end(const struct scan *sc, uint64_t floor)
 int scan_end_from(struct scan *sc, uint64_t floor)
 {
     sc->end = scan_find_end(sc, floor);
-    return sc->end == 0 || sc->durable > sc->end ? -EBADMSG : 0;
+    if (sc->durable > sc->end && !mutants_have(sc->mutants, STORE_MUTANT_NO_DURABLE))
+        return -EBADMSG;
+    return sc->end == 0 ? -EBADMSG : 0;
 }
 
 int scan_end(struct scan *sc)

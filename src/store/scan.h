@@ -22,6 +22,7 @@ struct seen {
 struct scan {
     const struct superblock *super;
     struct seen *seen;
+    uint64_t mutants; /* tests only: store_config's */
     uint64_t highest; /* block that was seen */
     uint64_t durable; /* the highest block that any one that was seen vouches for */
     uint64_t end;     /* of the log, set by scan_end(); 0: no run of blocks is whole */

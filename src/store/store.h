@@ -86,18 +86,68 @@ struct store_config {
      * (-EIO). Once a round for each; the store goes on, and it is the caller's to mend it. */
     void (*scrub_bad)(void *arg, const struct store_id *id, uint64_t pg, uint32_t block, int error);
     enum store_discard discard;
-    uint32_t mutants; /* tests only: rules to leave out (1 << enum store_mutant); 0 in production */
+    uint64_t mutants; /* tests only: rules to leave out (1 << enum store_mutant); 0 in production */
 };
 
+/* README.md has the rules; tests/unit/test_store_mutants.c who notices that one is left out. */
 enum store_mutant {
-    STORE_MUTANT_ACK_EARLY,      /* S4: does not wait for earlier blocks */
-    STORE_MUTANT_REUSE_NOW,      /* S1: a freed slot returns at once */
-    STORE_MUTANT_NO_START_BLOCK, /* S3 */
-    STORE_MUTANT_TRUST_ALL,      /* S2: records beyond the mark are not checked */
-    STORE_MUTANT_NO_FLUSH,       /* S10: a write that is done counts as durable */
-    STORE_MUTANT_TAIL_EARLY,     /* S6: the tail passes records whose successor is in flight */
-    STORE_MUTANT_RING_REUSE,     /* S6: ring space returns before a durable block names the tail */
-    STORE_MUTANT_DISCARD_EARLY,  /* S1: what was freed is discarded at once */
+    /* S1: when a replaced slot is free again */
+    STORE_MUTANT_REUSE_NOW,      /* at once */
+    STORE_MUTANT_REUSE_COMPOSED, /* when the record is composed */
+    STORE_MUTANT_REUSE_ACKED,    /* … answered */
+    STORE_MUTANT_REUSE_UNSAID,   /* … below the mark, which no durable block says yet */
+    STORE_MUTANT_REUSE_READ,     /* while a read holds it */
+    STORE_MUTANT_DISCARD_EARLY,  /* it is discarded at once */
+    /* S2: which records a start believes */
+    STORE_MUTANT_TRUST_ALL,     /* all of them */
+    STORE_MUTANT_CHECK_ALL,     /* none unseen, below the mark neither */
+    STORE_MUTANT_MARK_MAX,      /* the mark: the last record whose data is durable */
+    STORE_MUTANT_NO_DROP_CHAIN, /* later ones of an object count though one was dropped */
+    STORE_MUTANT_UNSETTLED,     /* settled runs are not marked */
+    STORE_MUTANT_SETTLED_ALL,   /* all runs are */
+    /* S3: what a start writes */
+    STORE_MUTANT_NO_START_BLOCK,
+    STORE_MUTANT_NO_DROPS,       /* it does not name what it dropped */
+    STORE_MUTANT_RAISE_EARLY,    /* the first of several blocks raises the mark */
+    STORE_MUTANT_REVIVE,         /* a start that was cut off is not seen */
+    STORE_MUTANT_NO_START_FLUSH, /* nothing is flushed before the ring is read */
+    STORE_MUTANT_SUPER_AT_ONCE,  /* the copies of the superblock are written together */
+    /* S4: when a record is answered */
+    STORE_MUTANT_ACK_EARLY,       /* before its block is durable, and those before it */
+    STORE_MUTANT_ACK_OUT_OF_TURN, /* a block does not wait for its data, nor a record for others */
+    /* S5, S12: where the log ends */
+    STORE_MUTANT_NO_CHAIN,
+    STORE_MUTANT_END_HIGHEST, /* the run from its tail need not be there */
+    STORE_MUTANT_NO_DURABLE,  /* a rotten block is taken for a torn tail */
+    /* S6: the tail */
+    STORE_MUTANT_TAIL_EARLY,     /* it passes records whose successor is in flight, and these */
+    STORE_MUTANT_FULL_IN_FLIGHT, /* it passes full records whose successor is in flight */
+    STORE_MUTANT_RING_REUSE,     /* its space is free before a durable block names it */
+    /* S8: what a full record carries */
+    STORE_MUTANT_LOSE_DEDUPS,
+    STORE_MUTANT_LOSE_PREPARED,
+    STORE_MUTANT_LOSE_TOMBSTONE,
+    STORE_MUTANT_TRIM_UNSAID, /* a trimmed tombstone gets no PURGE */
+    /* S9 */
+    STORE_MUTANT_REWRITE, /* a block that is not full is written again, with more in it */
+    /* S10 */
+    STORE_MUTANT_NO_FLUSH,   /* a write that is done counts as durable */
+    STORE_MUTANT_FLUSH_RACE, /* a flush counts for what was written when it ends */
+    /* S11, order, limits */
+    STORE_MUTANT_NO_EMPTY,    /* no empty block for who waits */
+    STORE_MUTANT_NO_IDLE,     /* none when it is quiet */
+    STORE_MUTANT_OVERTAKE,    /* a write passes a deferred one of its object */
+    STORE_MUTANT_DEDUPS_GROW, /* no full record before dedup records are too many */
+    /* Reads, the ring's end, lists */
+    STORE_MUTANT_NO_CRC,     /* what is read is not verified */
+    STORE_MUTANT_READ_AHEAD, /* a read does not wait for data on its way */
+    STORE_MUTANT_WRONG_WRAP, /* a batch across the ring's end is one write */
+    STORE_MUTANT_SLOTS_LEAK, /* freed slots do not return */
+    STORE_MUTANT_LIST_SHORT, /* a listing looks at as many places as there are objects */
+    /* Erasure coding */
+    STORE_MUTANT_PREPARE_FREES,  /* the slots of what is return with a PREPARE */
+    STORE_MUTANT_COMMIT_UNSAID,  /* the record of a COMMIT does not say so */
+    STORE_MUTANT_ROLLBACK_KEEPS, /* … the dedup record */
     STORE_MUTANT_COUNT
 };
 

@@ -266,6 +266,10 @@ static void write_prepare(struct store *s, struct store_write *w, struct object 
     struct prepared *p = prepared_make(s, o, w->version, &l, touched);
     p->clear = w->deleted;
     p->deleted = w->deleted;
+    if (store_mutated(s, STORE_MUTANT_PREPARE_FREES)) {
+        object_read(o, &l);
+        write_clear(s, w, &l, w->offset / STORE_BLOCK, w->len / STORE_BLOCK);
+    }
 }
 
 /* ---- All kinds ---- */
@@ -289,7 +293,8 @@ static void write_purge(struct store *s, struct store_write *w, struct object *o
 static void write_undo(struct store *s, struct store_write *w, struct object *o, struct work *x)
 {
     write_rollback(s, w, o, x);
-    dedup_drop_version(s, o, w->version);
+    if (!store_mutated(s, STORE_MUTANT_ROLLBACK_KEEPS))
+        dedup_drop_version(s, o, w->version);
     if (o->version == 0 && x->dedups_count == 0) /* it was never more than prepared */
         write_purge(s, w, o, x);
 }
@@ -518,8 +523,9 @@ static void write_defer(struct store *s, struct store_write *w, struct object *o
 static bool write_must_wait(const struct store *s, const struct store_write *w,
                             const struct object *o, const struct work *x)
 {
-    return x->deferred > 0 || s->writes_count == STORE_WRITES_MAX ||
-           !write_has_ring_room(s, w, o, x) ||
+    bool after = x->deferred > 0 && !store_mutated(s, STORE_MUTANT_OVERTAKE);
+
+    return after || s->writes_count == STORE_WRITES_MAX || !write_has_ring_room(s, w, o, x) ||
            (w->data_blocks > 0 && (s->slots.free < w->data_blocks || !list_empty(&s->deferred)));
 }
 

@@ -33,7 +33,7 @@ struct world {
     struct store_open open;
     struct store *store;
     bool opened; /* the open came back */
-    uint32_t mutants;
+    uint64_t mutants;
     bool discards;
     uint64_t scrub_period_s, scrub_rate; /* 0: no scrub */
     void (*scrub_bad)(void *arg, const struct store_id *id, uint64_t pg, uint32_t block, int error);
@@ -52,7 +52,10 @@ static inline struct store_format world_format(void)
 
 static inline void world_create(struct world *w, const struct sim_config *config)
 {
+    const char *mutants = getenv("STORE_MUTANTS"); /* test_store_mutants.c */
+
     *w = (struct world){.sim = sim_create(config)};
+    w->mutants = mutants != NULL ? strtoull(mutants, NULL, 0) : 0;
     w->host = sim_host_create(w->sim, 1);
     w->loop = sim_loop_create(w->host);
 }
