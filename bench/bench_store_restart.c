@@ -49,6 +49,7 @@ enum {
     PGS = 128,
     PART_BLOCKS = 1024, /* of the ring, in one write */
     READS = 1000,
+    FLOOR_AWAY = 64, /* requests that a client may still ask for */
     CASES_MAX = 64,
     AGED_MILLIONS_MAX = 2, /* if nobody says how many */
 };
@@ -204,6 +205,7 @@ static void writer_delta(struct writer *w, struct prng *prng, uint64_t objects)
     record_head_encode(w->record, &h);
     writer_crcs(w, &h, block);
     record_dedup_put(w->record, &h, 0, &(struct store_dedup){1, w->seq + 1, h.version});
+    record_floor_put(w->record, &h, 0, w->seq < FLOOR_AWAY ? 0 : w->seq + 1 - FLOOR_AWAY);
     writer_append(w, &h);
     w->deltas++;
 }

@@ -621,6 +621,8 @@ void osd_write_handle(struct osd *o, struct osd_pg *pg, struct rpc_request *req)
     struct wire_osd_io io;
     int result = write_parse(req, &io);
 
+    if (result == 0 && io.seq >= STORE_SEQ_MAX)
+        result = -EINVAL;
     if (result == 0)
         result = osd_client_check(o, pg, req, &io);
     if (result == 0 && write_find_retry(pg, req, &io))

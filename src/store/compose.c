@@ -342,25 +342,33 @@ static void draft_write_crcs(const struct draft *d, uint8_t *buf)
     check(n == d->head.crcs_count);
 }
 
-static void draft_write_dedups(const struct draft *d, const struct work *x, uint8_t *buf)
+static void draft_write_dedup(const struct draft *d, struct store *s, uint32_t i, uint64_t client,
+                              uint64_t seq, uint64_t version)
+{
+    struct store_dedup dedup = {client, seq, version};
+
+    record_dedup_put(s->scratch, &d->head, i, &dedup);
+    record_floor_put(s->scratch, &d->head, i, dedup_floor_of(s, d->head.pg, client, seq));
+}
+
+static void draft_write_dedups(const struct draft *d, struct store *s, const struct work *x)
 {
     uint32_t n = 0;
 
     if (d->head.kind == RECORD_FULL) {
         list_for_each (l, &x->dedups) {
-            const struct dedup *dedup = container_of(l, struct dedup, in_object);
-            struct store_dedup record = {dedup->client->id, dedup->seq, dedup->version};
-            if (!dedup->deferred)
-                record_dedup_put(buf, &d->head, n++, &record);
+            const struct dedup *o = container_of(l, struct dedup, in_object);
+            if (!o->deferred)
+                draft_write_dedup(d, s, n++, o->client->id, o->seq, o->version);
         }
     } else if (d->head.kind == RECORD_DELTA) {
         list_for_each (l, &x->waiting) {
             const struct store_write *w = container_of(l, struct store_write, object_link);
-            struct store_dedup own = {w->client, w->seq, w->version};
             if (w->client != 0)
-                record_dedup_put(buf, &d->head, n++, &own);
+                draft_write_dedup(d, s, n++, w->client, w->seq, w->version);
             for (uint32_t i = 0; i < w->dedups_count; i++)
-                record_dedup_put(buf, &d->head, n++, &w->dedups[i]);
+                draft_write_dedup(d, s, n++, w->dedups[i].client, w->dedups[i].seq,
+                                  w->dedups[i].version);
         }
     }
     check(n == d->head.dedups_count);
@@ -377,7 +385,7 @@ static uint32_t draft_write(struct draft *d, struct store *s, const struct work 
         draft_write_runs(d, true, s->scratch);
     }
     draft_write_crcs(d, s->scratch);
-    draft_write_dedups(d, x, s->scratch);
+    draft_write_dedups(d, s, x);
     record_head_encode(s->scratch, &d->head);
     if (both)
         record_prepared_put(s->scratch, &d->head, &d->prepared);

@@ -205,13 +205,17 @@ bool store_dedup_find(struct store *s, uint64_t pg, uint64_t client, uint64_t se
     return false;
 }
 
-/* The record of a write that is still deferred stays: the write has yet to take it. */
-void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor)
+uint64_t dedup_floor_of(struct store *s, uint64_t pg, uint64_t client, uint64_t seq)
 {
-    struct client *c = client_find(s, pg, client);
+    const struct client *c = client_find(s, pg, client);
 
-    if (c == NULL)
-        return;
+    return c == NULL ? seq + 1 : c->floor; /* nothing is left of it: a floor has passed it */
+}
+
+/* The record of a write that is still deferred stays: the write has yet to take it. `replay`: what
+ * a restart may find again of the object is less, too, as it will meet the same floor. */
+static void client_drop_below(struct store *s, struct client *c, uint64_t floor, bool replay)
+{
     for (struct list *l = c->dedups.next, *next; l != NULL; l = next) {
         struct dedup *d = container_of(l, struct dedup, in_client);
         struct object *o = d->object;
@@ -222,7 +226,32 @@ void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t f
         if (d->deferred)
             continue;
         dedup_remove(s, d); /* with the last one, `c` goes */
+        if (replay) {
+            struct work *x = object_work(s, o);
+            x->ring_dedups = x->next_dedups = x->dedups_count;
+        }
         object_account(s, o);
         object_rest(s, o);
     }
+}
+
+void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor)
+{
+    struct client *c = client_find(s, pg, client);
+
+    if (c == NULL)
+        return;
+    if (floor > c->floor && floor < STORE_SEQ_MAX)
+        c->floor = floor;
+    client_drop_below(s, c, floor, false);
+}
+
+void dedup_replay_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor)
+{
+    struct client *c = client_find(s, pg, client);
+
+    if (c == NULL || floor <= c->floor)
+        return;
+    c->floor = floor;
+    client_drop_below(s, c, floor, true);
 }

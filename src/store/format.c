@@ -13,6 +13,7 @@ enum {
     BLOCK_CRC_AT = BLOCK_HEADER - 4,
     PIECE_FIRST = 1,
     PIECE_LAST = 2,
+    FLOOR_SHIFT = 48, /* in the word of a seq */
     PREPARED_CLEAR = 1,
     PREPARED_DELETED = 2,
 };
@@ -367,6 +368,7 @@ void record_dedup_put(uint8_t *buf, const struct record_head *h, uint32_t i,
 {
     uint8_t *at = buf + record_dedups_at(h) + (size_t)i * RECORD_DEDUP;
 
+    check(d->seq < STORE_SEQ_MAX);
     put_u64(at, d->client);
     put_u64(at + 8, d->seq);
     put_u64(at + 16, d->version);
@@ -377,7 +379,26 @@ void record_dedup_get(const uint8_t *buf, const struct record_head *h, uint32_t 
 {
     const uint8_t *at = buf + record_dedups_at(h) + (size_t)i * RECORD_DEDUP;
 
-    *out = (struct store_dedup){get_u64(at), get_u64(at + 8), get_u64(at + 16)};
+    *out =
+        (struct store_dedup){get_u64(at), get_u64(at + 8) & (STORE_SEQ_MAX - 1), get_u64(at + 16)};
+}
+
+/* Above the seq: how far the floor is below seq + 2; 0: not known. */
+void record_floor_put(uint8_t *buf, const struct record_head *h, uint32_t i, uint64_t floor)
+{
+    uint8_t *at = buf + record_dedups_at(h) + (size_t)i * RECORD_DEDUP + 8;
+    uint64_t seq = get_u64(at) & (STORE_SEQ_MAX - 1);
+    uint64_t away = floor > seq ? 1 : seq + 2 - floor;
+
+    put_u64(at, seq | (floor == 0 || away > UINT16_MAX ? 0 : away) << FLOOR_SHIFT);
+}
+
+uint64_t record_floor_get(const uint8_t *buf, const struct record_head *h, uint32_t i)
+{
+    uint64_t word = get_u64(buf + record_dedups_at(h) + (size_t)i * RECORD_DEDUP + 8);
+    uint64_t away = word >> FLOOR_SHIFT, seq = word & (STORE_SEQ_MAX - 1);
+
+    return away == 0 || away > seq + 2 ? 0 : seq + 2 - away;
 }
 
 void record_prepared_put(uint8_t *buf, const struct record_head *h, const struct record_prepared *p)

@@ -224,6 +224,14 @@ void record_prepared_put(uint8_t *buf, const struct record_head *h,
 void record_prepared_get(const uint8_t *buf, const struct record_head *h,
                          struct record_prepared *out);
 
+/*
+ * What was known of the floor of its client in its PG when the record was composed: requests below
+ * it are asked for no more. It has 16 bits beside the seq: what is further away is not said. 0: not
+ * known.
+ */
+void record_floor_put(uint8_t *buf, const struct record_head *h, uint32_t i, uint64_t floor);
+uint64_t record_floor_get(const uint8_t *buf, const struct record_head *h, uint32_t i);
+
 /* DROPS is a record of its own shape: kind, count, sequence numbers. */
 static inline uint32_t drops_size(uint32_t count)
 {

@@ -141,6 +141,7 @@ struct client {
     struct hash_link by_id;
     struct list dedups; /* by seq */
     uint64_t pg, id;
+    uint64_t floor; /* the highest one we were told; 0: none */
 };
 
 struct image {
@@ -273,7 +274,7 @@ struct store {
     uint64_t buckets_mask;
     struct hash pgs, dedups, clients, images;
     struct pg **pgs_by_index; /* NULL: free */
-    uint32_t pgs_count;
+    uint32_t pgs_count, pgs_free;
     uint32_t age_first, age_last; /* oldest first: what cleaning takes next */
     struct heap held;             /* struct work: where else the tail stays (S6) */
     struct list wanted;
@@ -445,6 +446,10 @@ struct dedup *dedup_find_in(struct store *s, const struct object *o, uint64_t cl
 void dedup_undo(struct store *s, struct object *o, uint64_t client, uint64_t seq);
 void dedup_drop_above(struct store *s, struct object *o, uint64_t above, bool all);
 void dedup_drop_version(struct store *s, struct object *o, uint64_t version);
+/* The floor that a record with this request may tell. */
+uint64_t dedup_floor_of(struct store *s, uint64_t pg, uint64_t client, uint64_t seq);
+/* At a start: what the log says is needed no more. */
+void dedup_replay_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor);
 void dedup_rekey(struct store *s, struct object *o, uint64_t pg);
 void dedup_free_clients(struct store *s);
 

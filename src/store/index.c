@@ -71,7 +71,7 @@ static struct pg *pg_find(struct store *s, uint64_t id)
 static struct pg *pg_get(struct store *s, uint64_t id)
 {
     struct pg *pg = pg_find(s, id);
-    uint32_t index = 0;
+    uint32_t index = s->pgs_free; /* none below is */
 
     if (pg != NULL)
         return pg;
@@ -87,6 +87,7 @@ static struct pg *pg_get(struct store *s, uint64_t id)
     pg->index = index;
     pg->places_free = PLACE_NONE;
     s->pgs_by_index[index] = pg;
+    s->pgs_free = index + 1;
     hash_insert(&s->pgs, &pg->by_id, id);
     return pg;
 }
@@ -95,6 +96,8 @@ static void pg_free(struct store *s, struct pg *pg)
 {
     hash_remove(&s->pgs, &pg->by_id);
     s->pgs_by_index[pg->index] = NULL;
+    if (pg->index < s->pgs_free)
+        s->pgs_free = pg->index;
     s->places_bytes -= pg->places_capacity * sizeof(*pg->places);
     free(pg->places);
     free(pg);

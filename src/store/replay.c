@@ -226,6 +226,18 @@ static void replay_dedups(struct replay *r, struct object *o)
     }
 }
 
+/* The last thing to do with a record: the objects that lose one of theirs may be this one. */
+static void replay_floors(struct replay *r)
+{
+    for (uint32_t i = 0; i < r->head.dedups_count; i++) {
+        uint64_t floor = record_floor_get(r->s->scratch, &r->head, i);
+        struct store_dedup d;
+        record_dedup_get(r->s->scratch, &r->head, i, &d);
+        if (floor != 0)
+            dedup_replay_floor(r->s, r->head.pg, d.client, floor);
+    }
+}
+
 static void replay_set_headless(struct replay *r, struct object *o, bool headless)
 {
     r->headless_count = r->headless_count + headless - o->headless;
@@ -419,6 +431,7 @@ int replay_apply(struct replay *r, bool matches)
         never("not a record of an object");
     }
     replay_account(s, o);
+    replay_floors(r);
     return result;
 }
 

@@ -12,7 +12,8 @@ int scan_supers(const uint8_t *blocks, struct superblock *out, uint32_t *copy)
         int result = superblock_decode(blocks + (size_t)i * STORE_BLOCK, &sb);
         if (result == -ENOTSUP)
             return result;
-        if (result < 0 || (found == 0 && sb.boot <= out->boot))
+        if (result < 0 || (found == 0 && (sb.boot <= out->boot || sb.nonce != out->nonce ||
+                                          sb.blocks != out->blocks)))
             continue;
         found = 0;
         *out = sb;

@@ -9,7 +9,9 @@
 
 #include "store/impl.h"
 
-/* The one that counts, of the SUPER_COPIES blocks that were read: the youngest that is whole.
+/* The one that counts, of the SUPER_COPIES blocks that were read: the youngest that is whole,
+ * and of the same formatting as the first that is: of a device that grew, the places of the others
+ * hold data, which may be anything, also something made to look like a superblock.
  * `copy`: where it was found. -EINVAL: none; -ENOTSUP: one is of a newer version. */
 int scan_supers(const uint8_t *blocks, struct superblock *out, uint32_t *copy);
 

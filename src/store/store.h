@@ -193,7 +193,8 @@ enum store_write_kind {
                        committed */
 };
 
-/* R10: client's request `seq` was executed as `version` on this object. */
+/* R10: client's request `seq`, below STORE_SEQ_MAX, was executed as `version` on this object. */
+#define STORE_SEQ_MAX ((uint64_t)1 << 48)
 struct store_dedup {
     uint64_t client, seq, version;
 };
@@ -316,7 +317,8 @@ bool store_dedup_find(struct store *s, uint64_t pg, uint64_t client, uint64_t se
                       uint64_t *version);
 
 /* Records of `client` in `pg` with seq < floor are no longer needed (floor UINT64_MAX: the client
- * is gone). In memory; carried no further by cleaning. */
+ * is gone). In memory, carried no further by cleaning, and said with the next record of this
+ * client, so that a restart does not gather them all again. */
 void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor);
 
 /* R8: tombstones of `pg` with version <= floor may be forgotten. Bounded work per call; call it

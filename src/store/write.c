@@ -102,6 +102,15 @@ uint64_t write_log_limit(const struct store *s)
     return s->live_limit - s->live_limit / 16;
 }
 
+static bool write_seqs_ok(const struct store_write *w)
+{
+    bool ok = w->client == 0 || w->seq < STORE_SEQ_MAX;
+
+    for (uint32_t i = 0; i < w->dedups_count; i++)
+        ok = ok && w->dedups[i].seq < STORE_SEQ_MAX;
+    return ok;
+}
+
 static int write_admit(struct store *s, struct store_write *w, const struct object *o)
 {
     const struct work *x = o == NULL ? NULL : object_work(s, o);
@@ -113,6 +122,8 @@ static int write_admit(struct store *s, struct store_write *w, const struct obje
 
     if (s->failed != 0)
         return -EIO;
+    if (!write_seqs_ok(w))
+        return -EINVAL;
     if (slots > 0 && s->slots_live + s->promised_slots + slots > s->slots_capacity)
         return -ENOSPC;
     if (bytes > 0 && s->live_bytes + s->promised_bytes + bytes > limit)

@@ -447,6 +447,33 @@ static void a_full_record_may_have_a_prepared_part(void **state)
     assert_int_equal(record_decode(buf, len, 2000, &h), -EBADMSG);
 }
 
+static uint64_t floor_with(uint64_t seq, uint64_t floor)
+{
+    uint8_t buf[256];
+    struct record_head h = {.kind = RECORD_DELTA, .dedups_count = 1, .id = {1, 2}};
+    struct store_dedup d;
+
+    record_head_encode(buf, &h);
+    record_dedup_put(buf, &h, 0, &(struct store_dedup){9, seq, 11});
+    record_floor_put(buf, &h, 0, floor);
+    record_dedup_get(buf, &h, 0, &d);
+    assert_true(d.client == 9 && d.seq == seq && d.version == 11);
+    return record_floor_get(buf, &h, 0);
+}
+
+static void a_request_says_how_far_below_it_the_floor_is(void **state)
+{
+    (void)state;
+    assert_int_equal(floor_with(10, 0), 0); /* not known */
+    assert_int_equal(floor_with(10, 1), 1);
+    assert_int_equal(floor_with(10, 10), 10);
+    assert_int_equal(floor_with(10, 11), 11);
+    assert_int_equal(floor_with(10, 500), 11); /* as far as this record can say */
+    assert_int_equal(floor_with(70000, 70002 - 65535), 70002 - 65535);
+    assert_int_equal(floor_with(70000, 70001 - 65535), 0); /* too far to be said */
+    assert_int_equal(floor_with(STORE_SEQ_MAX - 1, STORE_SEQ_MAX - 9), STORE_SEQ_MAX - 9);
+}
+
 static void a_purge_is_its_header(void **state)
 {
     uint8_t buf[64] = {0};
@@ -494,6 +521,7 @@ int main(void)
         cmocka_unit_test(a_record_lies_there_byte_by_byte),
         cmocka_unit_test(a_record_keeps_every_rule),
         cmocka_unit_test(a_full_record_may_have_a_prepared_part),
+        cmocka_unit_test(a_request_says_how_far_below_it_the_floor_is),
         cmocka_unit_test(a_purge_is_its_header),
         cmocka_unit_test(drops_name_records),
     };
