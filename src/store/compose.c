@@ -495,12 +495,12 @@ static uint64_t compose_room(struct store *s)
 }
 
 /* In haste, copies may use the room that is kept for them; that it is enough is clean.c's argument.
- */
+ * Else they go with ordinary records: no block and no flush is for them alone. */
 static void compose_copies(struct composer *c)
 {
     struct store *s = c->s;
 
-    if (!clean_is_ready(s))
+    if (!clean_is_ready(s) || (!s->cleaning && list_empty(&s->queue)))
         return;
     c->blocks_max = compose_room(s);
     if (s->cleaning) {
