@@ -177,9 +177,6 @@ static const char *super_refuse(const struct store *s, int *result)
         return "belongs to another cluster";
     if (sb->osd != s->config.osd)
         return "is the disk of another OSD";
-    *result = -ESTALE;
-    if (sb->boot < s->config.boot_min)
-        return "is an older copy of this OSD's disk";
     *result = -EINVAL;
     if (sb->blocks > loop_file_size(s->file) / STORE_BLOCK)
         return "is smaller than when it was made";

@@ -76,8 +76,6 @@ struct store_config {
     const char *path;
     uint8_t cluster[16]; /* must be its own: -EPERM ("belongs to another cluster") */
     uint32_t osd;        /* must match: -EPERM */
-    uint32_t boot_min;   /* -ESTALE if it was started less often than this: an older copy of the
-                            device. 0: not known */
     void (*failed)(void *arg, int error, const char *what); /* once, when the device failed */
     void *arg;
     uint64_t scrub_period_s; /* every block in use is read and checked once in so long; 0: none */
