@@ -101,7 +101,7 @@ static const struct mutant {
     MUTANT(TRUST_ALL, "S2"),
     MUTANT(CHECK_ALL, "S2"),
     MUTANT(MARK_MAX, "S2"),
-    MUTANT(NO_DROP_CHAIN, "S2"),
+    MUTANT_BY(NO_DROP_CHAIN, "S2", "test_store_fault"),
     MUTANT_HERE(UNSETTLED, "S2, S7", rot_in_what_is_settled_does_not_drop_the_record),
     MUTANT(SETTLED_ALL, "S2, S7"),
     MUTANT(NO_START_BLOCK, "S3"),
