@@ -161,7 +161,8 @@ static uint32_t slots_search(const struct slots *sl, uint32_t want, uint32_t lea
 /* One slot of a group that has only crumbs; the groups take turns when one is used up. */
 static uint64_t slots_crumb(struct slots *sl)
 {
-    uint64_t words = (sl->count / SLOTS_GROUP) / 64 + 1, i = sl->crumbs_next / 64;
+    uint64_t groups = (sl->count + SLOTS_GROUP - 1) / SLOTS_GROUP, words = (groups + 63) / 64;
+    uint64_t i = sl->crumbs_next / 64;
     uint64_t word = sl->crumbs[i] >> (sl->crumbs_next % 64) << (sl->crumbs_next % 64);
 
     while (word == 0) {
