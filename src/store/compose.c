@@ -514,9 +514,15 @@ static void compose_copies(struct composer *c)
             object_set_full(s, o, 0);
             continue;
         }
-        if (o->trimmed)
+        bool trimmed = o->trimmed, full_needed = o->full_needed;
+        if (trimmed)
             object_forget(o);
         if (!compose_record(c, o, true)) {
+            if (trimmed) { /* nothing says yet that it is forgotten */
+                o->trimmed = true;
+                o->gone = false;
+                o->full_needed = full_needed;
+            }
             s->copies_blocked = c->b->count == 0;
             return;
         }

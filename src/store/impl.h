@@ -30,7 +30,8 @@ enum {
      * written. More would only make them smaller. */
     STORE_BATCHES = 2,
     STORE_BATCH_BLOCKS = 64,
-    STORE_SPLIT_WRITES = 8, /* so many that came together become two batches */
+    RING_RECORD_BLOCKS = 72, /* what the longest record and start blocks need */
+    STORE_SPLIT_WRITES = 8,  /* so many that came together become two batches */
     /* Ring blocks for start blocks: they name all records that were in flight, if need be. */
     STORE_START_RESERVE = STORE_RECORDS_MAX / RECORD_DROPS_MAX + 8,
     /* Up to so many writes in flight, each is made durable by itself where the device can (FUA);
@@ -103,6 +104,7 @@ struct work {
     uint64_t version_visible; /* with deferred writes */
     uint32_t dedups_count;
     uint32_t deferred;
+    uint32_t deferred_states; /* … that show a version before their turn has come */
     uint32_t steps_waiting;   /* of erasure coding, in `waiting` */
     uint32_t promised_dedups; /* of deferred writes, not in the list yet */
     uint32_t bytes_counted;   /* in store.live_bytes */
@@ -470,6 +472,14 @@ void reads_submit_starved(struct store *s);
 struct io *io_get(struct store *s);
 void io_read_done(struct loop_op *op);
 void io_write_done(struct loop_op *op);
+
+/* Of its ring: what all objects take, written anew, is not more, as they are and as a restart may
+ * find them. As much again is kept for the next time, and the longest record must find room
+ * besides. */
+static inline uint64_t ring_half(uint64_t ring_blocks)
+{
+    return (ring_blocks - RING_RECORD_BLOCKS) / 2;
+}
 
 /* ring.c */
 void ring_init(struct store *s);

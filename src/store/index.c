@@ -387,11 +387,12 @@ void object_account(struct store *s, struct object *o)
     s->tombstones_count = s->tombstones_count + is_tombstone - x->counted_tombstone;
     x->counted_object = is_object;
     x->counted_tombstone = is_tombstone;
-    if (x->deferred == 0) {
+    if (x->deferred_states == 0) {
         x->version_visible = o->version;
         x->deleted_visible = o->deleted;
-        x->gone_visible = o->gone || o->trimmed;
     }
+    if (x->deferred == 0)
+        x->gone_visible = o->gone || o->trimmed;
     if (x->ring_blocks < blocks)
         x->ring_blocks = blocks;
     if (x->next_blocks < blocks)

@@ -57,6 +57,8 @@ struct recovery_io {
     struct loop_op op;
     struct recovery *recovery;
     int64_t len;
+    uint8_t *buf; /* of a read: where to, and from which block; else NULL */
+    uint64_t block;
 };
 
 struct recovery {
@@ -92,38 +94,63 @@ static void recover_fail(struct recovery *r, int result, const char *error)
 
 /* ---- Device ---- */
 
+/*
+ * A sector that was being written when the power failed may be unreadable until it is written
+ * again: that must not keep the store shut. Block by block, what cannot be read is no block, no
+ * superblock, no data that matches; whether it was needed is decided where it is looked at. This
+ * blocks the loop, at a start, for as long as the drive tries.
+ */
+static void recover_salvage(struct recovery *r, const struct recovery_io *io)
+{
+    for (int64_t at = 0; at < io->len; at += STORE_BLOCK) {
+        uint64_t offset = io->block * STORE_BLOCK + (uint64_t)at;
+        if (loop_read_now(r->s->file, io->buf + at, STORE_BLOCK, offset) == STORE_BLOCK)
+            continue;
+        log_warn("store", "a block of the disk cannot be read block=%llu",
+                 (unsigned long long)(offset / STORE_BLOCK));
+        memset(io->buf + at, 0, STORE_BLOCK);
+    }
+}
+
 static void recover_on_io(struct loop_op *op)
 {
     struct recovery_io *io = container_of(op, struct recovery_io, op);
     struct recovery *r = io->recovery;
 
-    if (op->result < io->len)
+    if (op->result == -EIO && io->buf != NULL)
+        recover_salvage(r, io);
+    else if (op->result < io->len)
         r->io_result = op->result < 0 ? (int)op->result : -EIO;
     r->ios_left--;
     if (r->ios_left == 0)
         loop_wake(r->s->loop, &r->task);
 }
 
-static struct loop_op *recover_io(struct recovery *r, int64_t len)
+static struct recovery_io *recover_io(struct recovery *r, int64_t len)
 {
     struct recovery_io *io = &r->ios[r->ios_left++];
 
     io->recovery = r;
     io->len = len;
+    io->buf = NULL;
     loop_op_init(&io->op, recover_on_io);
-    return &io->op;
+    return io;
 }
 
 static void recover_read(struct recovery *r, uint64_t block, uint32_t count, uint8_t *buf)
 {
     size_t len = (size_t)count * STORE_BLOCK;
 
-    loop_read(r->s->loop, recover_io(r, (int64_t)len), r->s->file, buf, len, block * STORE_BLOCK);
+    struct recovery_io *io = recover_io(r, (int64_t)len);
+
+    io->buf = buf;
+    io->block = block;
+    loop_read(r->s->loop, &io->op, r->s->file, buf, len, block * STORE_BLOCK);
 }
 
 static void recover_write(struct recovery *r, uint64_t block, const uint8_t *buf)
 {
-    loop_write(r->s->loop, recover_io(r, STORE_BLOCK), r->s->file, buf, STORE_BLOCK,
+    loop_write(r->s->loop, &recover_io(r, STORE_BLOCK)->op, r->s->file, buf, STORE_BLOCK,
                block * STORE_BLOCK);
 }
 
@@ -134,7 +161,7 @@ static void recover_flush(struct recovery *r, enum recovery_state state)
         loop_wake(r->s->loop, &r->task);
         return;
     }
-    loop_flush(r->s->loop, recover_io(r, 0), r->s->file);
+    loop_flush(r->s->loop, &recover_io(r, 0)->op, r->s->file);
 }
 
 /* ---- Superblock ---- */

@@ -52,6 +52,9 @@ bool ring_has_room(const struct store *s, uint64_t queued, uint64_t bytes)
 {
     uint64_t used = ring_used(s), least = clean_reserve(s->live_bytes + bytes);
 
+    /* A restart may find so much to be live. */
+    if (clean_reserve(s->ring_bytes + bytes) > ring_half(s->super.ring_blocks))
+        return false;
     return (used > least ? used : least) + clean_blocks(s->queued_bytes + queued) +
                clean_reserve(s->ring_bytes + bytes) <=
            s->super.ring_blocks;

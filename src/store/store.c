@@ -16,20 +16,17 @@ enum {
     TURNOVER_PARTS = 20,  /* one part of the slots is kept for turnover */
     RING_SLOT_BYTES = 32, /* what a slot may cost in the ring, with its part of an object */
     RING_SIZE_MIN = 512,
-    RING_LIVE_TENTHS = 4,    /* of the ring that live state may take; README.md says why */
-    RING_RECORD_BLOCKS = 72, /* what the longest record and start blocks need */
+    RING_LIVE_TENTHS = 4, /* of the ring that live state may take; README.md says why */
 };
 
 /* ---- What fits ---- */
 
-/* Blocks that live state, once written anew, may take of a ring: as much again is kept for the next
- * time, and a record must find room besides. */
+/* Blocks that live state, once written anew, may take of a ring. */
 static uint64_t ring_live_share(uint64_t ring_blocks)
 {
     uint64_t tenths = ring_blocks * RING_LIVE_TENTHS / 10;
-    uint64_t half = (ring_blocks - RING_RECORD_BLOCKS) / 2;
 
-    return tenths < half ? tenths : half;
+    return tenths < ring_half(ring_blocks) ? tenths : ring_half(ring_blocks);
 }
 
 /* Ring blocks for a device of this many blocks. */

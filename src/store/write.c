@@ -221,15 +221,23 @@ static void write_place_data(struct store *s, struct store_write *w, struct layo
     }
 }
 
-static void write_add_dedups(struct store *s, struct store_write *w, struct object *o,
-                             bool deferred)
+static void write_add_dedups(struct store *s, struct store_write *w, struct object *o)
 {
     if (w->client != 0) {
         struct store_dedup own = {w->client, w->seq, w->version};
-        dedup_add(s, o, &own)->deferred = deferred;
+        dedup_add(s, o, &own)->deferred = false;
     }
-    for (uint32_t i = 0; i < w->dedups_count && !deferred; i++)
+    for (uint32_t i = 0; i < w->dedups_count; i++)
         dedup_add(s, o, &w->dedups[i])->deferred = false;
+}
+
+/* Until its turn has come. A request that was executed already keeps its record. */
+static void write_promise_dedup(struct store *s, const struct store_write *w, struct object *o)
+{
+    struct store_dedup own = {w->client, w->seq, w->version};
+
+    if (w->client != 0 && dedup_find_in(s, o, w->client, w->seq) == NULL)
+        dedup_add(s, o, &own)->deferred = true;
 }
 
 /* ---- The prepared version ---- */
@@ -377,7 +385,7 @@ static void write_change_object(struct store *s, struct store_write *w, struct o
     if (w->kind == STORE_REPLACE)
         dedup_drop_above(s, o, w->dedup_above, false);
     if (!o->gone)
-        write_add_dedups(s, w, o, false);
+        write_add_dedups(s, w, o);
 }
 
 /* ---- Data to the device ---- */
@@ -511,10 +519,16 @@ static void write_init(struct store *s, struct store_write *w)
     w->data_durable = false;
 }
 
+static bool write_shows_early(const struct store_write *w)
+{
+    return !write_is_step(w) && w->kind != STORE_DEDUP;
+}
+
 static void write_defer(struct store *s, struct store_write *w, struct object *o, struct work *x)
 {
     w->state = WRITE_DEFERRED;
     x->deferred++;
+    x->deferred_states += write_shows_early(w);
     s->promised_slots += w->promised_slots;
     s->promised_bytes += w->promised_bytes;
     x->promised_dedups += w->dedups_count;
@@ -527,7 +541,7 @@ static void write_defer(struct store *s, struct store_write *w, struct object *o
                 purged || w->kind == STORE_DELETE || (w->kind == STORE_REPLACE && w->deleted);
         }
     }
-    write_add_dedups(s, w, o, true);
+    write_promise_dedup(s, w, o);
     list_push(&s->deferred, &w->link);
 }
 
@@ -561,20 +575,22 @@ void store_write_start(struct store *s, struct store_write *w)
         write_refuse(s, w, result == 0 && w->kind == STORE_COMMIT ? -ENOENT : result);
         return;
     }
-    o = object_get(s, &w->id, w->pg);
+    if (o == NULL)
+        o = object_get(s, &w->id, w->pg);
     struct work *x = object_work_make(s, o);
+    bool wait = write_must_wait(s, w, o, x);
+    result = wait ? 0 : write_order(w, o, x);
+    if (result != 0) {
+        object_rest(s, o);
+        write_refuse(s, w, result);
+        return;
+    }
+    object_set_pg(s, o, w->pg);
     w->object = o;
-    if (write_must_wait(s, w, o, x)) {
+    if (wait)
         write_defer(s, w, o, x);
-        return;
-    }
-    result = write_order(w, o, x);
-    if (result == 0) {
+    else
         write_apply(s, w, o, x);
-        return;
-    }
-    object_rest(s, o);
-    write_refuse(s, w, result);
 }
 
 /* Its turn has come. */
@@ -582,6 +598,7 @@ static void write_undefer(struct store *s, struct store_write *w, struct object 
 {
     list_remove(&w->link);
     x->deferred--;
+    x->deferred_states -= write_shows_early(w);
     s->promised_slots -= w->promised_slots;
     s->promised_bytes -= w->promised_bytes;
     x->promised_dedups -= w->dedups_count;

@@ -918,7 +918,7 @@ static inline void life_init(struct life *l, uint64_t seed, uint64_t mutants)
     }
     l->found = mem_zalloc(RECORD_DEDUPS_MAX * sizeof(*l->found));
     world_format_store(&l->w);
-    l->ring = RING_BLOCKS_MIN + prng_below(l->p, 100);
+    l->ring = RING_BLOCKS_MIN + prng_below(l->p, seed % 3 == 0 ? 100 : 20);
     if (seed % 8 == 5) /* so big that a start does not read all of it */
         l->ring = 2049 + prng_below(l->p, 1000);
     world_shrink_ring(&l->w, l->ring);

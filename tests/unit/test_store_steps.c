@@ -498,6 +498,101 @@ static void full_it_still_rolls_back(void **state)
     world_deinit(&w);
 }
 
+/* As many writes in flight as there may be: what comes now waits for its turn. */
+static void crowd_start(struct world *w, struct op **ops, uint64_t version)
+{
+    for (uint32_t i = 0; i < STORE_WRITES_MAX; i++) {
+        op_prepare_range(ops[i], STORE_ZERO, 100 + i % 50, version + i, 0, 1, 0);
+        store_write_start(w->store, &ops[i]->w);
+    }
+}
+
+static void crowd_wait(struct world *w, struct op **ops)
+{
+    for (uint32_t i = 0; i < STORE_WRITES_MAX; i++)
+        assert_true(world_wait(w, &ops[i]->done, NS_PER_S));
+}
+
+static void a_request_that_comes_again_and_waits_keeps_its_record(void **state)
+{
+    struct world w;
+    struct op *crowd[STORE_WRITES_MAX];
+    uint64_t version = 0;
+    (void)state;
+
+    world_init(&w, 77);
+    for (uint32_t i = 0; i < STORE_WRITES_MAX; i++) {
+        crowd[i] = mem_zalloc(sizeof(*crowd[i]));
+        crowd[i]->world = &w;
+    }
+    struct op *op = op_new(&w);
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        if (pass == 1)
+            crowd_start(&w, crowd, 1);
+        op_prepare_range(op, STORE_PREPARE, 5, 5, 0, 1, 0);
+        op_fill(op, 5, 0, 1, 77);
+        op->w.client = 3;
+        op->w.seq = 9;
+        assert_int_equal(op_run(op), pass == 0 ? 0 : -ESTALE);
+        op_prepare(op, STORE_COMMIT, 5, 5);
+        assert_int_equal(op_run(op), 0);
+        assert_true(store_dedup_find(w.store, 1, 3, 9, &version));
+        assert_int_equal(version, 5);
+    }
+    crowd_wait(&w, crowd);
+    assert_int_equal(world_restart(&w, true), 0);
+    assert_true(store_dedup_find(w.store, 1, 3, 9, &version));
+    for (uint32_t i = 0; i < STORE_WRITES_MAX; i++)
+        free(crowd[i]);
+    op_free(op);
+    world_deinit(&w);
+}
+
+/* A COMMIT waits, and a DEDUP behind it: the look-up shows it when it is answered. */
+static void what_was_answered_shows_though_others_wait(void **state)
+{
+    struct world w;
+    struct op *crowd[STORE_WRITES_MAX];
+    struct store_dedup dedup = {8, 1, 7};
+    struct store_object o;
+    (void)state;
+
+    world_init(&w, 78);
+    for (uint32_t i = 0; i < STORE_WRITES_MAX; i++) {
+        crowd[i] = mem_zalloc(sizeof(*crowd[i]));
+        crowd[i]->world = &w;
+    }
+    struct op *step = op_new(&w), *later = op_new(&w);
+    op_prepare_range(step, STORE_PREPARE, 5, 6, 0, 1, 0);
+    op_fill(step, 5, 0, 1, 77);
+    assert_int_equal(op_run(step), 0);
+    crowd_start(&w, crowd, 1);
+    op_prepare(step, STORE_COMMIT, 5, 6);
+    store_write_start(w.store, &step->w);
+    for (uint32_t i = 0; i < STORE_WRITES_MAX && !step->done; i++) {
+        if (i == 0) {
+            op_prepare(later, STORE_DEDUP, 5, 0);
+            later->w.dedups = &dedup;
+            later->w.dedups_count = 1;
+            store_write_start(w.store, &later->w);
+        }
+        assert_true(store_lookup(w.store, &(struct store_id){1, 5}, &o));
+        world_run(&w, 100 * 1000);
+    }
+    assert_true(world_wait(&w, &step->done, NS_PER_S));
+    assert_int_equal(step->w.result, 0);
+    assert_true(store_lookup(w.store, &(struct store_id){1, 5}, &o));
+    assert_int_equal(o.version, 6);
+    assert_int_equal(o.prepared, 0);
+    assert_true(world_wait(&w, &later->done, NS_PER_S));
+    crowd_wait(&w, crowd);
+    for (uint32_t i = 0; i < STORE_WRITES_MAX; i++)
+        free(crowd[i]);
+    op_free(step);
+    op_free(later);
+    world_deinit(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -516,6 +611,8 @@ int main(void)
         cmocka_unit_test(cleaning_carries_what_is_prepared),
         cmocka_unit_test(full_of_data_or_of_records_it_still_commits_and_deletes),
         cmocka_unit_test(full_it_still_rolls_back),
+        cmocka_unit_test(a_request_that_comes_again_and_waits_keeps_its_record),
+        cmocka_unit_test(what_was_answered_shows_though_others_wait),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
