@@ -315,8 +315,10 @@ bool store_dedup_find(struct store *s, uint64_t pg, uint64_t client, uint64_t se
                       uint64_t *version);
 
 /* Records of `client` in `pg` with seq < floor are no longer needed (floor UINT64_MAX: the client
- * is gone). In memory, carried no further by cleaning, and said with the next record of this
- * client, so that a restart does not gather them all again. */
+ * is gone). A client has one window over all its requests, so that a floor told for one PG is never
+ * above one it still needs in another: objects change PGs. In memory, carried no further by
+ * cleaning, and said with the next record of this client, so that a restart does not gather them
+ * all again. */
 void store_dedup_floor(struct store *s, uint64_t pg, uint64_t client, uint64_t floor);
 
 /* R8: tombstones of `pg` with version <= floor may be forgotten. Bounded work per call; call it
