@@ -469,6 +469,8 @@ static bool compose_record(struct composer *c, struct object *o, bool copy)
         object_has_new_full(s, o, x, r);
     if (r->full)
         object_has_full(s, o, x, d.head.dedups_count);
+    if (r->purge)
+        x->next_blocks = x->next_dedups = 0;
     s->counters.cleaned_total += copy;
     s->head_records = r->last_block;
     return true;

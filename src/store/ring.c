@@ -269,7 +269,7 @@ static void record_ack_full(struct store *s, const struct record *r, const struc
     heap_remove(&s->held, &x->held);
     if (r->full && !newest)
         heap_insert(&s->held, &x->held, r->first_block);
-    if (newest) {
+    if (newest || (r->purge && object_full(s, o) == 0)) { /* nor after a purge, if others wait */
         x->ring_blocks = x->next_blocks;
         x->ring_dedups = x->next_dedups;
         object_account_ring(s, x);
