@@ -164,7 +164,7 @@ if wanted sim; then
         campaign "every mutant is caught" 900 build --mutants
     fi
     if build build-ubsan simulator -DSKERRY_SANITIZE=undefined; then
-        campaign "$seeds seeds, UBSan" 900 build-ubsan --from 1 --count "$seeds"
+        campaign "$((seeds / 2)) seeds, UBSan" 900 build-ubsan --from 1 --count "$((seeds / 2))"
     fi
     if build build-asan simulator "-DSKERRY_SANITIZE=address;undefined"; then
         campaign "30 seeds, ASan" 600 build-asan --from 1 --count 30
