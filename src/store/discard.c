@@ -55,7 +55,7 @@ static void discard_sleep(struct discard *d, uint64_t ms)
 static bool discard_find_run(struct discard *d, uint64_t *first, uint64_t *count)
 {
     const struct slots *sl = &d->store->slots;
-    uint64_t end = (d->at / SLOTS_GROUP + 1) * SLOTS_GROUP;
+    uint64_t end = d->group * SLOTS_GROUP; /* the next one; `at` may have come there */
 
     if (end > sl->count)
         end = sl->count;

@@ -51,6 +51,7 @@ static void what_is_freed_is_given_back_once(void **state)
     run_passes(&w, 2);
     uint64_t before = discarded(&w), free = w.store->slots.free;
     assert_true(before >= free * 9 / 10); /* at a start, all that is free */
+    assert_true(before <= free);          /* … and none of it twice */
     run_passes(&w, 3);
     assert_int_equal(discarded(&w), before);
 
