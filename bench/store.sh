@@ -136,13 +136,13 @@ phase() {
         jq -nc --arg phase "$name" --argjson bytes "$bytes" --argjson depth "$depth" --argjson raw "$of_raw" \
             --argjson store "$of_store" '{$phase, $bytes, $depth, $raw, $store}' >>"$dir/rounds"
     done
-    jq -sr --arg phase "$name" 'def median: sort | .[length / 2 | floor];
+    jq -sr --arg phase "$name" 'def median: sort | (.[(length - 1) / 2 | floor] + .[length / 2 | floor]) / 2;
         map(select(.phase == $phase)) | "  \($phase): \(map(.store.iops / .raw.iops * 1000 | round / 1000))"' "$dir/rounds"
 }
 
 # What counts, of each phase: medians, each for itself; ratios are medians of the rounds' ratios.
 summary='
-def median: sort | .[length / 2 | floor];
+def median: sort | (.[(length - 1) / 2 | floor] + .[length / 2 | floor]) / 2;
 def r(n): . * n | round / n;
 def bars: {seq_write: {throughput: 0.9}, read_1: {latency: 1.15}, write_1: {latency: 1.6},
     read_32: {cpu: 3}, write_32: {throughput: 0.8, amplification: 1.1, cpu: 6}};
