@@ -382,7 +382,8 @@ static void print_verdict(const struct store_cmd *sc, uint64_t bad)
         printf("\nsound: a start drops %" PRIu64 " records, none of which was ever answered\n",
                rep->records_dropped);
     else
-        printf("\nsound, as far as the disk itself can tell: a start finds everything that its log vouches for\n");
+        printf("\nsound, as far as the disk itself can tell: a start finds everything that its log "
+               "vouches for\n");
 }
 
 int cli_store_check(struct cli *c, struct problem *p)
